@@ -1,0 +1,73 @@
+"""The ``lamm`` command: the verbs, and how every run ends.
+
+Exit status: 0 done; 1 the work was done and the answer is bad; 2 the request is wrong; 130 and 143
+after Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from lamm import __version__
+from lamm.cli import (
+    common,
+    data,
+    demo,
+    evaluate,
+    finetune,
+    md,
+    models,
+    predict,
+    pretrain,
+    relax,
+    report,
+)
+from lamm.errors import LaMMError
+
+app = typer.Typer(
+    name="lamm",
+    help="Pre-train one neural network potential on every data set there is, then fine-tune it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+app.command("pretrain")(pretrain.pretrain)
+app.command("finetune")(finetune.finetune)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("relax")(relax.relax)
+app.command("md")(md.md)
+app.command("models")(models.models)
+app.command("report")(report.report)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        common.say(f"lamm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Pre-train one neural network potential on every data set there is, then fine-tune it."""
+
+
+def run() -> None:
+    """Entry point of the ``lamm`` command."""
+    try:
+        app()
+    except LaMMError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(common.BAD_REQUEST)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(common.INTERRUPTED)

@@ -1,0 +1,135 @@
+"""The configuration of a run: every component's own, composed; read from YAML; overridden by words.
+
+``lamm pretrain configs/lamm_s.yaml train.steps=100 optim.lr=1e-4`` is all the syntax there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import NonNegativeInt, model_validator
+
+from lamm.balance.settings import BalanceConfig
+from lamm.data.joint import DataConfig
+from lamm.errors import ConfigError
+from lamm.loss import LossConfig
+from lamm.models.potential import ModelConfig
+from lamm.schema import Frozen, load_yaml, parse
+from lamm.train.engine import Recipe, TrainConfig
+from lamm.train.optim import OptimConfig
+
+
+class TrainingConfig(Frozen):
+    """What pre-training and fine-tuning have in common."""
+
+    to: Path
+    """The run folder."""
+    seed: NonNegativeInt = 0
+    """Seed of the weights, the plan and the noise."""
+    data: DataConfig
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    balance: BalanceConfig = BalanceConfig()
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _warm_up_fits(self) -> Self:
+        steps = self.train.steps
+        if steps and self.optim.warmup_steps >= steps:
+            raise ValueError(
+                f"optim.warmup_steps is {self.optim.warmup_steps}, expected fewer than the "
+                f"{steps} of train.steps"
+            )
+        return self
+
+    def recipe(self) -> Recipe:
+        """What the training loop is told beside model and data."""
+        return Recipe(self.loss, self.optim, self.balance, self.train, self.seed)
+
+
+class RunConfig(TrainingConfig):
+    """A pre-training run."""
+
+    model: ModelConfig
+
+
+class FinetuneConfig(TrainingConfig):
+    """A fine-tuning run: training that starts from a checkpoint (Sec. 4.4)."""
+
+    base: Path
+    """Checkpoint whose encoder is kept: a run folder, a saved step or a file."""
+    model: ModelConfig | None = None
+    """The architecture that the checkpoint must have; its own where left out."""
+    heads: dict[str, str] = {}
+    """New subset to pre-training subset whose head it starts from; the others start anew."""
+
+
+def override(mapping: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """A copy of a configuration with dotted ``key=value`` words put in; values are YAML.
+
+    Raises:
+        ConfigError: a word has no ``=``, its value isn't YAML, or it goes below a plain value.
+    """
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(mapping))
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{word}' is not an override. Write key=value, as train.steps=100.")
+        try:
+            value = _scalar(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override '{word}': the value is not YAML ({error}).") from error
+        *parents, last = key.split(".")
+        place = result
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if isinstance(inner, str) and parent == "model":  # a preset's name, now with changes
+                inner = place[parent] = {"preset": inner}
+            if not isinstance(inner, dict):
+                raise ConfigError(
+                    f"override '{word}': '{parent}' holds {inner!r}, which has no keys below it."
+                )
+            place = inner
+        place[last] = value
+    return result
+
+
+def _scalar(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; a person means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def read_run_config(path: Path, words: Sequence[str] = ()) -> RunConfig:
+    """A pre-training configuration from a YAML file and overrides.
+
+    Raises:
+        ConfigError: the file is missing or isn't YAML, or a key or value is wrong.
+    """
+    return parse(RunConfig, override(load_yaml(path), words), str(path))
+
+
+def read_finetune_config(path: Path, words: Sequence[str] = ()) -> FinetuneConfig:
+    """A fine-tuning configuration from a YAML file and overrides.
+
+    Raises:
+        ConfigError: the file is missing or isn't YAML, or a key or value is wrong.
+    """
+    return parse(FinetuneConfig, override(load_yaml(path), words), str(path))
+
+
+def to_yaml(config: Frozen) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a pre-training configuration, for editors that complete from one."""
+    return RunConfig.model_json_schema()

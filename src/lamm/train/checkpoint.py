@@ -1,0 +1,265 @@
+"""Checkpoints: a folder per saved step, whole or not there, and loaded without running any code.
+
+``checkpoints/step-N/`` holds ``model.safetensors`` (weights), ``ema.safetensors`` (averaged weights,
+where they are kept), ``training.pt`` (optimizer) and ``state.json``. The links ``last`` and ``best``
+in the run folder point to two of them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from lamm.errors import CheckpointError, nearest_names
+from lamm.files import point_link, replaced_folder, write_json
+from lamm.models.potential import Potential
+from lamm.train.ema import AveragedWeights
+from lamm.typing import JSONDict, PathLike
+
+FORMAT_VERSION = 1
+WEIGHTS, AVERAGED, TRAINING, STATE = (
+    "model.safetensors",
+    "ema.safetensors",
+    "training.pt",
+    "state.json",
+)
+
+
+@dataclass
+class TrainState:
+    """Where a run is: all that resuming needs beside the weights and the optimizer."""
+
+    step: int = 0
+    """Steps done."""
+    epoch: float = 0.0
+    """Passes over the joint data set done."""
+    cursor: int = 0
+    """Structures used so far, all ranks together."""
+    seed: int = 0
+    best_loss: float | None = None
+    """Lowest validation loss so far."""
+    best_step: int | None = None
+    seconds: float = 0.0
+    """Time spent training, over all sessions of the run."""
+    format_version: int = FORMAT_VERSION
+
+
+def _metadata(model: Potential) -> dict[str, str]:
+    return {"format_version": str(FORMAT_VERSION), "model": json.dumps(model.describe())}
+
+
+def save_potential(model: Potential, path: Path) -> None:
+    """Write a potential's weights, with what is needed to build it again in the file's header."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path, metadata=_metadata(model))
+
+
+def save_checkpoint(
+    run_dir: Path,
+    model: Potential,
+    optimizer: torch.optim.Optimizer,
+    averaged: AveragedWeights | None,
+    state: TrainState,
+    *,
+    is_best: bool,
+    keep: int = 2,
+) -> Path:
+    """Save a step; move the links; remove the oldest saved steps but the best.
+
+    Args:
+        run_dir: folder of the run.
+        model: the potential, not its distributed wrapper.
+        optimizer: its state is saved for resuming.
+        averaged: averaged weights, or None where none are kept.
+        state: where the run is.
+        is_best: whether ``best`` is to point here.
+        keep: how many of the latest steps stay, beside the best.
+    """
+    folder = run_dir / "checkpoints" / f"step-{state.step}"
+    with replaced_folder(folder) as temporary:
+        save_potential(model, temporary / WEIGHTS)
+        if averaged is not None:
+            with averaged.applied():
+                save_potential(model, temporary / AVERAGED)
+        torch.save(optimizer.state_dict(), temporary / TRAINING)
+        write_json(temporary / STATE, {**asdict(state), "model": model.describe()})
+    point_link(run_dir / "last", folder)
+    if is_best:
+        point_link(run_dir / "best", folder)
+    _remove_old(run_dir, keep)
+    return folder
+
+
+def saved_steps(run_dir: Path) -> list[Path]:
+    """The saved steps of a run, oldest first."""
+    folders = (run_dir / "checkpoints").glob("step-*")
+    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def _remove_old(run_dir: Path, keep: int) -> None:
+    best = run_dir / "best"
+    kept = {best.resolve()} if best.exists() else set()
+    for folder in saved_steps(run_dir)[:-keep]:
+        if folder.resolve() not in kept:
+            shutil.rmtree(folder)
+
+
+def read_state(folder: Path) -> TrainState:
+    """The state of a saved step.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of a later version of LaMM.
+    """
+    path = folder / STATE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint state ({error}).") from error
+    version = values.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version is {version}, expected {FORMAT_VERSION}. "
+            "Install the version of LaMM that wrote it."
+        )
+    values.pop("model", None)
+    return TrainState(**values)
+
+
+def resume_checkpoint(
+    folder: Path,
+    model: Potential,
+    optimizer: torch.optim.Optimizer,
+    averaged: AveragedWeights | None,
+) -> TrainState:
+    """Put a saved step back into model, optimizer and averages.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model, or a part of it is missing.
+    """
+    state = read_state(folder)
+    load_weights(model, folder / WEIGHTS)
+    if averaged is not None:
+        averaged.load_state_dict(_read_tensors(folder / AVERAGED))
+    path = folder / TRAINING
+    try:
+        saved = torch.load(path, weights_only=True)
+        optimizer.load_state_dict(saved)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: can't restore the optimizer ({error}).") from error
+    return state
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file. Name a run, a saved step or a .safetensors.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}). Copy it again from its source."
+        ) from error
+
+
+def load_weights(model: Potential, path: Path) -> None:
+    """Load weights into a potential of the same architecture.
+
+    Raises:
+        CheckpointError: a weight is missing, left over or of another shape.
+    """
+    tensors = _read_tensors(path)
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if own[name].shape != tensors[name].shape
+    ]
+    if missing or extra or shapes:
+        faults = [f"missing {missing[:3]}"] * bool(missing) + [f"unknown {extra[:3]}"] * bool(extra)
+        raise CheckpointError(
+            f"{path}: the checkpoint is of another architecture than the model "
+            f"({'; '.join(faults + shapes[:3])}).\n"
+            "  Use the configuration that it was made with, or start without it."
+        )
+    model.load_state_dict(tensors)
+
+
+def weights_file(path: Path, averaged: bool = True) -> Path:
+    """The weights that a run folder, a saved step or a file means.
+
+    Args:
+        path: a ``.safetensors`` file, a saved step, or a run folder (its ``best`` step, else its
+            ``last``).
+        averaged: prefer the averaged weights where there are any.
+
+    Raises:
+        CheckpointError: there is nothing to load.
+    """
+    if path.is_file():
+        return path
+    if not path.exists():
+        near = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
+        hint = nearest_names(path.name, near) if near else ""
+        raise CheckpointError(f"{path}: no such run, checkpoint or file. {hint}".rstrip())
+    for folder in (path, path / "best", path / "last"):
+        names = (AVERAGED, WEIGHTS) if averaged else (WEIGHTS,)
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    raise CheckpointError(
+        f"{path}: no {WEIGHTS} here, nor in its `best` or `last` step. "
+        "Name a run folder that has saved a step."
+    )
+
+
+def read_description(path: Path) -> JSONDict:
+    """What the header of a weights file says of its model.
+
+    Raises:
+        CheckpointError: the file isn't one of ours or is of a later version.
+    """
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            metadata: dict[str, Any] = tensors.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}). Copy it again from its source."
+        ) from error
+    if "model" not in metadata:
+        raise CheckpointError(f"{path}: its header doesn't describe a LaMM model.")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise CheckpointError(
+            f"{path}: format_version is {metadata.get('format_version')}, expected "
+            f"{FORMAT_VERSION}. Install the version of LaMM that wrote it."
+        )
+    description: JSONDict = json.loads(metadata["model"])
+    return description
+
+
+def load(
+    name_or_path: PathLike, device: str | torch.device = "cpu", averaged: bool = True
+) -> Potential:
+    """Load a trained potential, ready for prediction.
+
+    Args:
+        name_or_path: a run folder, a saved step, or a ``.safetensors`` file.
+        device: where the weights go.
+        averaged: take the averaged weights where there are any.
+
+    Returns:
+        The potential in evaluation mode.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged or of another version.
+    """
+    path = weights_file(Path(name_or_path).expanduser(), averaged)
+    model = Potential.from_description(read_description(path))
+    load_weights(model, path)
+    return model.to(device).eval()

@@ -1,0 +1,104 @@
+"""Ranks: how a process learns which one it is, and the few things that all ranks do together.
+
+The same command runs alone, under ``torchrun``, or as several processes of a queue: the environment
+says which. Gradients are averaged by PyTorch's DistributedDataParallel, overlapped with backward.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lamm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the ranks of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; every rank gets the same answer."""
+        if self.size == 1:
+            return flag
+        raised = torch.tensor(float(flag), device=self.device)
+        return bool(self.sum(raised).item())
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device that a configuration's 'auto', 'cpu' or 'cuda' means for this process.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "train.device is 'cuda', but PyTorch sees no GPU. Set `train.device=cpu`."
+            )
+        return torch.device("cuda", local_rank)
+    return torch.device(name)
+
+
+def join(device_name: str = "auto") -> World:
+    """Join the other ranks where the environment names any, else be alone.
+
+    ``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK and the rendezvous address. NCCL connects GPUs,
+    gloo CPUs.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size > 1 and not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=30))
+    return World(rank, size, device)
+
+
+def leave(world: World) -> None:
+    """End the process group of a run."""
+    if world.size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def share_gradients(model: nn.Module, world: World) -> nn.Module:
+    """Wrap a model so that backward averages its gradients over the ranks.
+
+    Every rank runs backward through every parameter at every step (a label that it lacks has
+    weight zero), so no search for unused parameters is needed.
+    """
+    if world.size == 1:
+        return model
+    devices = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+    )

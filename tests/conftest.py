@@ -1,0 +1,37 @@
+"""Shared set-up: array shapes checked at every call, two threads, and where optional data lies."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# Before any module of the package is imported: the array shapes in the signatures of data, loss and
+# planner become checks.
+install_import_hook(
+    ["lamm.balance", "lamm.data", "lamm.graph.neighbors", "lamm.loss"], "beartype.beartype"
+)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20250608)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """A folder of oracle fixtures and genuine data that the project doesn't ship."""
+    path = Path(os.environ.get("LAMM_SHARED", ROOT.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"needs the folder of fixtures at {path.name}/ (set LAMM_SHARED)")
+    return path
