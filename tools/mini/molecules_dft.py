@@ -1,11 +1,12 @@
 """Small molecules with DFT energies and forces, at two levels of theory (PySCF).
 
-``molecules_wb97x``: ωB97X/6-31G(d), the level of Transition1x. ``molecules_pbe0``: PBE0/def2-SVP, near
-that of QM7-X (without its dispersion term). The geometries are what a potential has to know beside
-minima: displaced atoms, stretched and compressed bonds, colliding molecules, paths between isomers.
+``molecules_wb97x``: ωB97X/6-31G(d), the level of Transition1x. ``molecules_pbe0``: PBE0/def2-SVP,
+near that of QM7-X (without its dispersion term). The geometries are what a potential has to know
+beside minima: displaced atoms, stretched and compressed bonds, colliding molecules, paths between
+isomers.
 
-Closed-shell restricted Kohn-Sham, density fitting, grid level 2, energies converged to 1e-8 Hartree.
-An SCF that doesn't converge and a force component above 25 eV/Å leave a structure out.
+Closed-shell restricted Kohn-Sham, density fitting, grid level 2, energies converged to 1e-8
+Hartree. An SCF that doesn't converge and a force component above 25 eV/Å leave a structure out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,17 @@ import argparse
 
 import numpy as np
 from ase import Atoms
-from common import BOHR, HARTREE, Job, closest_contact, labelled, logger, parser, run_chunks, write_card
+from common import (
+    BOHR,
+    HARTREE,
+    Job,
+    closest_contact,
+    labelled,
+    logger,
+    parser,
+    run_chunks,
+    write_card,
+)
 from pyscf import dft, gto
 from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
@@ -28,12 +39,14 @@ LARGEST = 11
 
 MOLECULES = {
     "molecules_wb97x": (
-        "C CC C=C C#C CO C=O CN C#N O N CCO COC CC=O C=CC CC#C CC#N CF FC(F)F C=CF NC=O OC=O NN OO NO "
-        "N=N C1CC1 C1CO1 C=C=C O=C=O CS S CSC C=S N=C=O OCO C#CC=O FCF CC(=O)O C=CO OCC=O F N#CC=C"
+        "C CC C=C C#C CO C=O CN C#N O N CCO COC CC=O C=CC CC#C CC#N CF FC(F)F C=CF NC=O "
+        "OC=O NN OO NO N=N C1CC1 C1CO1 C=C=C O=C=O CS S CSC C=S N=C=O OCO C#CC=O FCF "
+        "CC(=O)O C=CO OCC=O F N#CC=C"
     ),
     "molecules_pbe0": (
-        "C CC C=C C#C CO C=O CN O N CCO CC=O CC#N CCl ClCCl C=CCl NC=O OC=O C1CC1 C1CN1 C1CO1 C=C=O O=S=O "
-        "CS S SC=O C=S N=CO CC=N C=NO CON C#CCl NC#N CF FC=O Cl C=CC#N CSC NCO OCO SCO C=CS NC=S ClC=O"
+        "C CC C=C C#C CO C=O CN O N CCO CC=O CC#N CCl ClCCl C=CCl NC=O OC=O C1CC1 C1CN1 "
+        "C1CO1 C=C=O O=S=O CS S SC=O C=S N=CO CC=N C=NO CON C#CCl NC#N CF FC=O Cl C=CC#N "
+        "CSC NCO OCO SCO C=CS NC=S ClC=O"
     ),
 }
 LEVELS = {"molecules_wb97x": ("wb97x", "6-31g*"), "molecules_pbe0": ("pbe0", "def2-svp")}
@@ -190,8 +203,9 @@ def main() -> None:
             "functional": NAMES[name],
             "is_dft": True,
             "remarks": (
-                f"Kohn-Sham DFT, {NAMES[name]}, restricted closed shell, density fitting, grid level 2. "
-                "Displaced, stretched, colliding and interpolated geometries of small molecules."
+                f"Kohn-Sham DFT, {NAMES[name]}, restricted closed shell, density fitting, "
+                "grid level 2. Displaced, stretched, colliding and interpolated geometries of "
+                "small molecules."
             ),
             "labels": ["energy", "forces"],
             "periodic": False,

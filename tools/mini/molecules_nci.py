@@ -1,9 +1,9 @@
 """Drug-like molecules of the NCI list: unlabelled conformers, and GFN2-xTB energies of others.
 
-``molecules_unlabelled`` is made as PubChem3D is: one MMFF94s minimum per molecule, started from ETKDGv3
-coordinates, with PubChem3D's filter (one component, at most 50 heavy atoms and 15 rotatable bonds,
-11 elements, MMFF94s parameters). ``molecules_gfn2`` has one total energy per molecule, as QMugs has, by
-GFN2-xTB, one of QMugs' own two levels. No molecule is in both.
+``molecules_unlabelled`` is made as PubChem3D is: one MMFF94s minimum per molecule, started from
+ETKDGv3 coordinates, with PubChem3D's filter (one component, at most 50 heavy atoms and 15 rotatable
+bonds, 11 elements, MMFF94s parameters). ``molecules_gfn2`` has one total energy per molecule, as
+QMugs has, by GFN2-xTB, one of QMugs' own two levels. No molecule is in both.
 """
 
 from __future__ import annotations

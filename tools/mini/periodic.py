@@ -3,8 +3,8 @@
 ``slabs_chgnet`` (like OC20): metal and alloy slabs with adsorbates along short relaxations.
 ``oxides_chgnet`` (in OC22's place): oxides and their kin, rattled, strained and heated.
 ``oxides_is2re_chgnet``: the structure before a relaxation, the energy after it.
-``downstream_sevennet``: disordered cells of three to eight elements, in the spirit of HME21, labelled by
-another potential than every subset above; split by chemical formula.
+``downstream_sevennet``: disordered cells of three to eight elements, in the spirit of HME21,
+labelled by another potential than every subset above; split by chemical formula.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def heated_frame(
     moving.calc = calculator
     kelvin = rng.uniform(600, 2000)
     MaxwellBoltzmannDistribution(moving, temperature_K=kelvin, rng=rng)
-    Langevin(moving, 2 * units.fs, temperature_K=kelvin, friction=0.02 / units.fs, rng=rng).run(steps)
+    Langevin(moving, 2 * units.fs, temperature_K=kelvin, friction=0.02 / units.fs, rng=rng).run(
+        steps
+    )
     return moving
 
 
@@ -224,10 +226,13 @@ def main() -> None:
         **CARDS[name],
         "functional": f"{method}, a potential fitted to PBE and PBE+U data",
         "is_dft": False,
-        "remarks": f"{CARDS[name]['remarks']} The labels are predictions of {method}; they are not DFT.",
+        "remarks": (
+            f"{CARDS[name]['remarks']} The labels are predictions of {method}; they are not DFT."
+        ),
         "periodic": True,
         "energy_convention": "total energy in the convention of the Materials Project's PBE/PBE+U",
-        "licence": "CC0-1.0 (labels by " + ("SevenNet, MIT)" if by_sevennet else "CHGNet, BSD-3-Clause)"),
+        "licence": "CC0-1.0 (labels by "
+        + ("SevenNet, MIT)" if by_sevennet else "CHGNet, BSD-3-Clause)"),
         "citation": [SEVENNET if by_sevennet else CHGNET],
         "source": ["tools/mini/periodic.py"],
     }

@@ -1,4 +1,4 @@
-"""Geometries of the periodic subsets: slabs with adsorbates, oxides and their kin, disordered cells."""
+"""Geometries of the periodic subsets: slabs with adsorbates, ionic crystals, disordered cells."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def adsorbate(name: str) -> Atoms:
 
 
 def slab(rng: np.random.Generator) -> Atoms:
-    """A metal or alloy slab of two or three layers with one adsorbate; the lowest layer is fixed."""
+    """A metal or alloy slab of two or three layers and an adsorbate; the lowest layer is fixed."""
     metal = str(rng.choice(FCC + BCC + HCP))
     size = (2, int(rng.integers(2, 4)), int(rng.integers(2, 4)))
     if metal in FCC:
@@ -92,9 +92,13 @@ def _lattice_constant(symbols: list[str], prototype: str) -> float:
 
 def ionic_crystal(rng: np.random.Generator) -> Atoms:
     """An oxide, nitride, fluoride or sulfide in one of five prototypes, cations mixed at random."""
-    prototype = str(rng.choice(["rocksalt", "rocksalt", "zincblende", "fluorite", "perovskite", "rutile"]))
+    prototype = str(
+        rng.choice(["rocksalt", "rocksalt", "zincblende", "fluorite", "perovskite", "rutile"])
+    )
     anion = str(rng.choice(ANIONS))
-    cations = [str(name) for name in rng.choice(CATIONS, size=int(rng.integers(1, 4)), replace=False)]
+    cations = [
+        str(name) for name in rng.choice(CATIONS, size=int(rng.integers(1, 4)), replace=False)
+    ]
     length = _lattice_constant([*cations, anion], prototype)
     if prototype == "perovskite":
         atoms = Atoms(
@@ -144,7 +148,13 @@ def disordered_cell(rng: np.random.Generator) -> Atoms:
             if kind == "rocksalt"
             else Atoms(
                 "CaTiO3",
-                scaled_positions=[(0.5, 0.5, 0.5), (0, 0, 0), (0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5)],
+                scaled_positions=[
+                    (0.5, 0.5, 0.5),
+                    (0, 0, 0),
+                    (0.5, 0, 0),
+                    (0, 0.5, 0),
+                    (0, 0, 0.5),
+                ],
                 cell=[length] * 3,
                 pbc=True,
             ).repeat((2, 2, 1))
@@ -161,7 +171,9 @@ def disordered_cell(rng: np.random.Generator) -> Atoms:
         atoms.symbols[:] = rng.choice(elements, size=len(atoms))
         spheres = 4 / 3 * np.pi * (covalent_radii[atoms.numbers] ** 3).sum()
         filling = {"fcc": 0.74, "bcc": 0.68, "sc": 0.60}[kind]
-        atoms.set_cell(atoms.cell * (spheres / filling / atoms.get_volume()) ** (1 / 3), scale_atoms=True)
+        atoms.set_cell(
+            atoms.cell * (spheres / filling / atoms.get_volume()) ** (1 / 3), scale_atoms=True
+        )
     atoms = strained(atoms, rng, 0.06)
     atoms.set_cell(atoms.cell * rng.uniform(0.9, 1.1) ** (1 / 3), scale_atoms=True)
     return rattled(atoms, rng, 0.05, 0.3)
@@ -170,4 +182,3 @@ def disordered_cell(rng: np.random.Generator) -> Atoms:
 def acceptable(atoms: Atoms, contact: float = 0.65) -> bool:
     """Whether no two atoms are closer than `contact` times the sum of their covalent radii."""
     return len(atoms) >= 2 and closest_contact(atoms) > contact
-

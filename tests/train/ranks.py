@@ -1,0 +1,59 @@
+"""Loss and gradients of the first mini-batches, in float64, as the ranks of one run see them.
+
+Run by torchrun, or alone: ``ranks.py FOLDER OUT.pt BATCH_SIZE``. Rank 0 writes what it ends up with.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from small import small_config
+
+from lamm.data.joint import JointDataset
+from lamm.loss import Normalised, normalise, universal_loss
+from lamm.models.potential import build
+from lamm.train.batches import Schedule
+from lamm.train.distributed import join, leave, share_gradients
+from lamm.train.run import set_normalisation
+
+
+def main(folder: Path, out: Path, batch_size: int) -> None:
+    config = small_config(folder, balance={"batch_size": batch_size})
+    world = join("cpu")
+    joint = JointDataset(config.data, config.seed)
+    model = build(config.model, joint.names, seed=3)
+    set_normalisation(model, [subset.normalisation() for subset in joint.subsets])
+    model.double().train()
+    shared = share_gradients(model, world)
+    schedule = Schedule(joint, config.balance, model.graph_config, world, config.seed)
+    scales = (model.reference_energies, model.energy_scale, model.force_scale)
+    results = []
+    last = schedule.steps_per_epoch  # the mini-batch that may be incomplete
+    for first in (0, 1, last - 1):
+        for planned in schedule.steps(first, first + 1, workers=0):
+            batch = planned.batch.to(dtype=torch.float64)
+            prediction = shared(batch, subset_index=batch.subset_index, normalised=True)
+            loss = universal_loss(
+                Normalised(prediction.energy.squeeze(-1), prediction.forces.squeeze(1)),
+                normalise(batch.energy, batch.forces, batch, *scales),
+                batch,
+                planned.counts,
+                config.loss,
+            )
+            (loss.total * world.size).backward()
+            results.append(
+                {
+                    "loss": world.sum(loss.total.detach().clone()),
+                    "structures": planned.structures,
+                    "mine": batch.num_structures,
+                    "gradients": [parameter.grad.clone() for parameter in model.parameters()],
+                }
+            )
+            model.zero_grad()
+    if world.is_main:
+        torch.save(results, out)
+    leave(world)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

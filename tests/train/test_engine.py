@@ -1,0 +1,127 @@
+"""The loop: it learns, it resumes to the same bits, it says what it did."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small import small_config
+from safetensors.torch import load_file
+
+from lamm.errors import BadAnswerError, CheckpointError, ConfigError, InterruptedRunError
+from lamm.train import engine
+from lamm.train.report import read_lines
+from lamm.train.run import pretrain
+
+
+def lines_of(run: Path, kind: str) -> list[dict]:
+    return [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == kind]
+
+
+def test_training_lowers_the_error_of_every_kind_of_subset(tmp_path: Path):
+    config = small_config(
+        tmp_path,
+        train={"steps": 150, "workers": 0, "log_every": 50, "validate_every": 150},
+        optim={"lr": 5e-3, "warmup_steps": 5, "ema_decay": 0.9},
+    )
+    pretrain(config, quiet=True)
+    first, last = lines_of(config.to, "validation")
+    for subset, key in (
+        ("both", "energy_mae_mev_per_atom"),
+        ("both", "forces_mae_mev_per_ang"),
+        ("energies", "energy_mae_mev_per_atom"),
+        ("none", "denoising_mae_fair_ang"),
+    ):
+        assert last["subsets"][subset][key] < 0.8 * first["subsets"][subset][key], (subset, key)
+
+
+def test_a_run_folder_holds_what_was_promised(tmp_path: Path):
+    config = small_config(tmp_path)
+    state = pretrain(config, quiet=True)
+    assert (state.step, state.cursor > 0) == (12, True)
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "best", "last"):
+        assert (config.to / name).exists(), name
+    saved = config.to / "last"
+    names = {path.name for path in saved.iterdir()}
+    assert names == {"model.safetensors", "ema.safetensors", "training.pt", "state.json"}
+    assert json.loads((saved / "state.json").read_text())["format_version"] == 1
+    line = lines_of(config.to, "train")[-1]
+    assert line["step"] == 12
+    assert line["atoms_per_s"] > 0
+    assert 0 <= line["data_wait"] <= 1
+
+
+def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = small_config(tmp_path, to=tmp_path / "whole")
+    pretrain(whole, quiet=True)
+    halves = small_config(tmp_path, to=tmp_path / "halves")
+
+    with monkeypatch.context() as patch:
+        real = engine.StopRequest.__enter__
+
+        def enter(self):
+            real(self)
+            patch.setattr(
+                engine.World, "any", lambda world, flag, n=iter(range(99)): next(n) == 2
+            )
+            self.signal_number = 15
+            return self
+
+        patch.setattr(engine.StopRequest, "__enter__", enter)
+        with pytest.raises(InterruptedRunError, match="step 6 of 12"):
+            pretrain(halves, quiet=True)
+    assert (halves.to / "last").resolve().name == "step-6"
+    pretrain(halves, quiet=True, resume=True)
+
+    for name in ("model.safetensors", "ema.safetensors"):
+        expected = load_file(whole.to / "last" / name)
+        for key, value in load_file(halves.to / "last" / name).items():
+            assert torch.equal(value, expected[key]), key
+    losses = [[line["loss"] for line in lines_of(run.to, "train")] for run in (whole, halves)]
+    assert losses[0] == losses[1]
+
+
+def test_the_same_seed_gives_the_same_bits_with_and_without_worker_processes(tmp_path: Path):
+    runs = []
+    for workers in (0, 2):
+        config = small_config(
+            tmp_path,
+            to=tmp_path / f"workers-{workers}",
+            train={"steps": 4, "workers": workers, "log_every": 2, "validate_every": 4},
+        )
+        pretrain(config, quiet=True)
+        runs.append(load_file(config.to / "last" / "model.safetensors"))
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch):
+    config = small_config(tmp_path)
+    real = engine.universal_loss
+
+    def broken(*arguments):
+        terms = real(*arguments)
+        return terms._replace(total=terms.total * float("nan"))
+
+    monkeypatch.setattr(engine, "universal_loss", broken)
+    with pytest.raises(BadAnswerError, match=r"loss is nan"):
+        pretrain(config, quiet=True)
+
+
+def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path):
+    config = small_config(tmp_path, train={"steps": 1, "workers": 0})
+    pretrain(config, quiet=True)
+    with pytest.raises(ConfigError, match="--resume"):
+        pretrain(config, quiet=True)
+
+
+def test_resuming_where_nothing_was_saved_says_so(tmp_path: Path):
+    config = small_config(tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
+        pretrain(config, quiet=True, resume=True)
+
+
+def test_warm_up_longer_than_the_run_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="warmup_steps is 50"):
+        small_config(tmp_path, optim={"warmup_steps": 50})
