@@ -1,0 +1,213 @@
+"""Our planner: mini-batches that agree in composition and total cost, ranks that agree in load.
+
+1. Each subset is an endless stream of random passes (`lamm.data.sampling.SubsetStream`).
+2. A window of K mini-batches takes from each stream its share, rounded so that the sums are exact
+   and no subset is ever a whole structure away from its share at a window's edge.
+3. The window is sorted by (subset, cost) and cut into strata of K neighbours; each mini-batch gets
+   one structure of each stratum, hence the same composition. (The dearest few are an exception:
+   see `gather_dear`.)
+4. In a stratum the dearest structure goes to the mini-batch that is cheapest so far. Strata are
+   visited in random order, the ones of very different costs first; then the mini-batches are
+   shuffled.
+5. In a mini-batch the structures go to the least loaded rank, largest first, and pairs of ranks
+   then exchange structures.
+
+Only step 5 knows the number of ranks: a run goes on over another number of ranks with the same
+mini-batches, as long as their size G is the same.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Int, Integer
+
+from lamm.balance.assign import least_loaded, refined
+from lamm.balance.planners import Rows, rank_window
+from lamm.balance.uses import BatchShape, EpochUses, Window
+from lamm.keyed import hash64, shuffled
+
+MIN_STEPS, MIN_STRUCTURES = 64, 2**15
+"""A window has at least so many mini-batches and structures: the means of windows agree too."""
+DEAR = 3.5
+"""Structures dearer than so many mean costs come together in few mini-batches.
+
+Where a rank gets four structures, one of these is already more than its share, and the step waits
+for it. Two in one mini-batch cost no more time than one, and spare another mini-batch the wait.
+"""
+
+
+def balanced(uses: EpochUses, shape: BatchShape) -> Iterator[Window]:
+    """Stratified mini-batches in random order, with loads that agree among ranks and steps."""
+    steps = window_edges(shape.num_steps(len(uses)), window_steps(shape.mini_batch_size))
+    edges = np.minimum(np.array(steps) * shape.mini_batch_size, len(uses))
+    quotas = cumulative_quotas(uses.sizes, edges)
+    taken = next(quotas)
+    for number, quota in enumerate(quotas):
+        entries, passes = uses.between(taken, quota)
+        subset = np.repeat(np.arange(len(quota)), quota - taken)
+        taken = quota
+        cost = uses.index.cost[entries].astype(np.int64)
+        order = np.lexsort((cost, subset))
+        full, rest = deal(cost[order], subset, shape.mini_batch_size, uses.key("window", number))
+        pairs = []
+        for places in (full, rest):
+            if places.size:
+                use = order[places]
+                rank = least_loaded(cost[use], shape.ranks)
+                pairs.append((use, refined(cost[use], rank, shape.ranks)))
+        yield rank_window(pairs, entries, passes, shape.ranks)
+
+
+def window_steps(mini_batch_size: int) -> int:
+    """K, the mini-batches in a window: 64, or more where they are small."""
+    return max(MIN_STEPS, -(-MIN_STRUCTURES // mini_batch_size))
+
+
+def window_edges(steps: int, window: int) -> list[int]:
+    """First step of each window, and the number of steps at the end.
+
+    A last window of less than a quarter joins the one before: few mini-batches can't be made to
+    agree with the others.
+    """
+    edges = list(range(0, steps, window))
+    if len(edges) > 1 and 4 * (steps - edges[-1]) < window:
+        edges.pop()
+    return [*edges, steps]
+
+
+def cumulative_quotas(
+    sizes: Integer[np.ndarray, " subsets"], edges: Integer[np.ndarray, " edges"]
+) -> Iterator[Int[np.ndarray, " subsets"]]:
+    r"""Uses of each subset up to each edge: its share, rounded down or up.
+
+    With :math:`N_i'` uses of subset i among all :math:`U`, the quota at edge P is
+    :math:`P N_i' / U` rounded down or up so that the quotas add up to P. What one subset was given
+    is never taken back, so a rare subset that was rounded up stays there until its share has come
+    along. Of the subsets that may be rounded up, those go first whose next use is due first, which
+    never leaves one without its due later (earliest deadline first is optimal for unit jobs).
+
+    Args:
+        sizes: N_i', uses of each subset in the epoch.
+        edges: ascending numbers of uses from 0 to U.
+
+    Yields:
+        The quotas at each edge.
+    """
+    sizes = np.asarray(sizes, dtype=np.int64)
+    total = int(sizes.sum())
+    quota = np.zeros_like(sizes)
+    for edge in edges.tolist():
+        share = edge * sizes
+        quota = np.maximum(quota, share // total)
+        may_grow = np.flatnonzero(quota * total < share)
+        due = -(-(quota[may_grow] + 1) * total // sizes[may_grow])
+        first_due = may_grow[np.argsort(due, kind="stable")]
+        quota[first_due[: edge - int(quota.sum())]] += 1
+        yield quota.copy()
+
+
+def deal(
+    cost: Int[np.ndarray, " uses"], subset: Int[np.ndarray, " uses"], size: int, key: int
+) -> tuple[Rows, Rows]:
+    """Deal a window to its mini-batches, one structure of each stratum to each (steps 3 and 4).
+
+    Args:
+        cost: costs in order of (subset, cost).
+        subset: subset of each.
+        size: G; what doesn't fill a mini-batch makes an incomplete one.
+        key: decides the order of the strata and of the mini-batches.
+
+    Returns:
+        Places in `cost` of the full mini-batches (K, G), and of the incomplete one (1, less than
+        G), which gets the middle of evenly spread strata.
+    """
+    strata, left_over = cut_strata(len(cost), size)
+    if strata.size == 0:
+        return strata.T, left_over.reshape(1, -1)
+    strata = np.take_along_axis(strata, np.argsort(-cost[strata], axis=1, kind="stable"), axis=1)
+    together = gather_dear(strata, cost, subset)
+    total = cost[strata[together]].sum(axis=0)
+    dealt = np.empty(strata.T.shape, dtype=np.int64)
+    dealt[:, together] = strata[together].T
+    spread = cost[strata[:, 0]] - cost[strata[:, -1]]
+    for stratum in visiting_order(spread, key):
+        if together[stratum]:
+            continue
+        cheapest_first = np.argsort(total, kind="stable")
+        dealt[cheapest_first, stratum] = strata[stratum]
+        total[cheapest_first] += cost[strata[stratum]]
+    mini_batch_key = int(hash64(np.array([1]), key)[0])
+    return dealt[shuffled(len(dealt), mini_batch_key)], left_over.reshape(1, -1)
+
+
+def cut_strata(
+    num_uses: int, size: int
+) -> tuple[Int[np.ndarray, "strata batches"], Int[np.ndarray, " rest"]]:
+    """Cut a sorted window into G strata of K neighbours.
+
+    Args:
+        num_uses: structures in the window.
+        size: G.
+
+    Returns:
+        Places of each stratum (G, K); and places of what doesn't fill a mini-batch, the middle one
+        of K + 1 neighbours in evenly spread strata.
+    """
+    num_full, rest = divmod(num_uses, size)
+    number = np.arange(size)
+    first = number * num_full + number * rest // size
+    larger = np.diff(np.append(first, num_uses)) > num_full
+    middle = np.where(larger, num_full // 2, num_full)
+    place = np.arange(num_full)
+    strata = first[:, None] + place + (place >= middle[:, None])
+    return strata, (first + middle)[larger]
+
+
+def gather_dear(
+    strata: Int[np.ndarray, "strata batches"],
+    cost: Int[np.ndarray, " uses"],
+    subset: Int[np.ndarray, " uses"],
+) -> Bool[np.ndarray, " strata"]:
+    """Rearrange the dearest structures of each subset, in place, so that like goes with like.
+
+    Of m neighbouring strata, in order of cost, a mini-batch gets m neighbours and not one of each.
+    How many it gets, and with that the composition, stays.
+
+    Args:
+        strata: places in `cost`, each stratum from dear to cheap.
+        cost: costs in order of (subset, cost).
+        subset: subset of each.
+
+    Returns:
+        Which strata are done: column j is for mini-batch j.
+    """
+    dear = cost[strata] > DEAR * int(cost.sum()) / len(cost)
+    one_kind = subset[strata[:, 0]] == subset[strata[:, -1]]
+    done: Bool[np.ndarray, " strata"] = dear.all(axis=1) & one_kind
+    for one_subset in np.unique(subset[strata[done, 0]]):
+        rows = np.flatnonzero(done & (subset[strata[:, 0]] == one_subset))
+        beyond = min(int(rows[-1]) + 1, len(strata) - 1)  # where the next subset begins
+        extra = int((dear[beyond] & (subset[strata[beyond]] == one_subset)).sum())
+        extra = 0 if done[beyond] else extra
+        descending = np.concatenate([strata[beyond, :extra], strata[rows[::-1]].ravel()])
+        # The first `extra` mini-batches get one more than the others.
+        more = descending[: extra * (len(rows) + 1)].reshape(extra, len(rows) + 1)
+        others = descending[more.size :].reshape(-1, len(rows))
+        strata[rows] = np.concatenate([more[:, 1:], others]).T
+        if extra:
+            strata[beyond, :extra] = more[:, 0]
+            done[beyond] = True
+    return done
+
+
+def visiting_order(spread: Int[np.ndarray, " strata"], key: int) -> Int[np.ndarray, " strata"]:
+    """Strata in keyed random order, those whose costs differ much before those that can mend it.
+
+    Args:
+        spread: largest minus smallest cost in each stratum; compared by its power of two.
+        key: decides the order.
+    """
+    order = shuffled(len(spread), key)
+    magnitude = np.frexp(spread[order].astype(np.float64))[1]
+    widest_first: Int[np.ndarray, " strata"] = order[np.argsort(-magnitude, kind="stable")]
+    return widest_first
