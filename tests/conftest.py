@@ -3,12 +3,25 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when PyTorch is imported
+
 from jaxtyping import install_import_hook
 
 # Before any module of the package is imported: the array shapes in the signatures of data, loss and
 # planner become checks.
 install_import_hook(
-    ["lamm.balance", "lamm.data", "lamm.graph.neighbors", "lamm.loss"], "beartype.beartype"
+    [
+        "lamm.balance",
+        "lamm.data.denoising",
+        "lamm.data.references",
+        "lamm.data.sampling",
+        "lamm.data.splits",
+        "lamm.data.store",
+        "lamm.evaluate.metrics",
+        "lamm.graph.neighbors",
+        "lamm.loss",
+    ],
+    "beartype.beartype",
 )
 
 import numpy as np  # noqa: E402

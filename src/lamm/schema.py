@@ -41,7 +41,9 @@ def parse(model_class: type[ModelT], mapping: Any, where: str) -> ModelT:
     try:
         return model_class.model_validate(mapping)
     except ValidationError as error:
-        lines = [_explain(model_class, mapping, detail) for detail in error.errors()]
+        # Unknown keys first: they are often why something else is missing or wrong.
+        details = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        lines = [_explain(model_class, mapping, detail) for detail in details]
         raise ConfigError(f"{where}: " + "\n  ".join(dict.fromkeys(lines))) from None
 
 
@@ -96,7 +98,7 @@ def _explain(model_class: type[BaseModel], mapping: Any, detail: ErrorDetails) -
     here = f"'{name}': " if name else ""
     if kind == "extra_forbidden":
         *parents, key = detail["loc"]
-        return f"unknown key '{name}'. {_offer(model_class, tuple(parents), str(key))}"
+        return f"unknown key '{name}'. {_offer(model_class, tuple(parents), str(key), name)}"
     if kind == "missing":
         return f"missing key '{name}'. Write `{detail['loc'][-1]}: ...` there."
     if kind == "value_error":
@@ -139,7 +141,7 @@ def _dotted(location: _Location, mapping: Any, keep_last: bool) -> str:
     return name
 
 
-def _offer(model_class: type[BaseModel], parents: _Location, key: str) -> str:
+def _offer(model_class: type[BaseModel], parents: _Location, key: str, written: str) -> str:
     """Close names at the same level; the key's right place, if that is elsewhere; or all names."""
     kinds: list[Any] = [model_class]
     for part in parents:
@@ -147,7 +149,8 @@ def _offer(model_class: type[BaseModel], parents: _Location, key: str) -> str:
     known = {name for kind in kinds if _is_model(kind) for name in kind.model_fields}
     answer = nearest_names(key, known)
     if answer.startswith("Known"):
-        elsewhere = [path for path in _paths(model_class) if path.rpartition(".")[2] == key]
+        same_key = (path for path in _paths(model_class) if path.rpartition(".")[2] == key)
+        elsewhere = [path for path in dict.fromkeys(same_key) if path != written]
         if elsewhere:
             return "Did you mean " + " or ".join(f"'{path}'" for path in elsewhere[:3]) + "?"
     return answer

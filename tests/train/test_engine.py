@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from lamm.errors import BadAnswerError, CheckpointError, ConfigError, InterruptedRunError
 from lamm.train import engine
-from lamm.train.report import read_lines
+from lamm.evaluate.curves import read_metrics
 from lamm.train.run import pretrain
 
 
 def lines_of(run: Path, kind: str) -> list[dict]:
-    return [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == kind]
+    return [line for line in read_metrics(run) if line["kind"] == kind]
 
 
 def test_training_lowers_the_error_of_every_kind_of_subset(tmp_path: Path):
@@ -26,13 +26,14 @@ def test_training_lowers_the_error_of_every_kind_of_subset(tmp_path: Path):
     )
     pretrain(config, quiet=True)
     first, last = lines_of(config.to, "validation")
-    for subset, key in (
-        ("both", "energy_mae_mev_per_atom"),
-        ("both", "forces_mae_mev_per_ang"),
-        ("energies", "energy_mae_mev_per_atom"),
-        ("none", "denoising_mae_fair_ang"),
+    for subset, key, share in (
+        ("both", "energy_mae_mev_per_atom", 0.8),
+        ("both", "forces_mae_mev_per_ang", 0.8),
+        ("energies", "energy_mae_mev_per_atom", 0.8),
+        ("none", "denoising_mae_fair_ang", 0.95),  # the structures are random: little to know
     ):
-        assert last["subsets"][subset][key] < 0.8 * first["subsets"][subset][key], (subset, key)
+        before, after = (line["subsets"][subset][key] for line in (first, last))
+        assert after < share * before, (subset, key)
 
 
 def test_a_run_folder_holds_what_was_promised(tmp_path: Path):
@@ -63,9 +64,7 @@ def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
 
         def enter(self):
             real(self)
-            patch.setattr(
-                engine.World, "any", lambda world, flag, n=iter(range(99)): next(n) == 2
-            )
+            patch.setattr(engine.World, "any", lambda world, flag, n=iter(range(99)): next(n) == 2)
             self.signal_number = 15
             return self
 
@@ -110,7 +109,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch):
 
 
 def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path):
-    config = small_config(tmp_path, train={"steps": 1, "workers": 0})
+    config = small_config(tmp_path, train={"steps": 3, "workers": 0})
     pretrain(config, quiet=True)
     with pytest.raises(ConfigError, match="--resume"):
         pretrain(config, quiet=True)

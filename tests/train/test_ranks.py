@@ -10,7 +10,7 @@ import torch
 import yaml
 from small import small_config
 
-from lamm.train.report import read_lines
+from lamm.evaluate.curves import read_metrics
 
 HERE = Path(__file__).parent
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -48,10 +48,10 @@ def test_the_command_runs_on_two_ranks_and_resumes_there(tmp_path: Path):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     run([*LAUNCH, "-m", "lamm", "pretrain", str(path), "train.steps=6"])
-    lines = read_lines(config.to / "metrics.jsonl")
+    lines = read_metrics(config.to)
     assert lines[-1]["step"] == 6
     alone = tmp_path / "alone"
     words = ["train.steps=6", "balance.batch_size=8", f"to={alone}"]
     run(["-m", "lamm", "pretrain", str(path), *words])
-    for together, single in zip(lines, read_lines(alone / "metrics.jsonl"), strict=True):
+    for together, single in zip(lines, read_metrics(alone), strict=True):
         assert together["loss"] == pytest.approx(single["loss"], rel=1e-4)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lamm.balance.plan import Plan, PlanIndex, plan_epoch
+from lamm.balance.metrics import step_imbalance
+from lamm.balance.plan import Plan, PlanIndex, plan_epoch, planner_advice
 from lamm.balance.settings import BalanceConfig
 from lamm.data.joint import JointDataset
 from lamm.data.loader import PlannedBatches, load_batches, plan_parts
@@ -17,6 +18,8 @@ from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
 from lamm.loss import LabelCounts
 from lamm.train.distributed import World
+
+logger = logging.getLogger(__name__)
 
 
 class PlannedStep(NamedTuple):
@@ -52,6 +55,9 @@ class Schedule:
         self._cost = np.zeros(len(joint), dtype=np.int64)
         self._cost[self.index.ids] = self.index.cost
         self.steps_per_epoch = self.plan(0).num_steps
+        advice = planner_advice(balance.planner, world.size, world.size * balance.batch_size)
+        if advice is not None and world.is_main:
+            logger.warning(advice)
 
     def plan(self, epoch: int) -> Plan:
         """The plan of an epoch; every epoch has the same number of steps."""
@@ -65,11 +71,6 @@ class Schedule:
             planner=self.balance.planner,
         )
 
-    def imbalance(self, plan: Plan) -> NDArray[np.float64]:
-        """(T,) planned cost of the busiest rank of each step over the mean rank's."""
-        load = plan.rank_load(self._cost[plan.ids])
-        return load.max(axis=1) / load.mean(axis=1)
-
     def steps(self, first: int, last: int, workers: int) -> Iterator[PlannedStep]:
         """Steps `first` to `last` - 1, through as many epochs as that takes."""
         step = first
@@ -82,7 +83,7 @@ class Schedule:
                 workers=workers,
                 device=self.world.device,
             )
-            imbalance = self.imbalance(plan)
+            imbalance = step_imbalance(plan.rank_load(self._cost[plan.ids]))
             structures = np.diff(plan.step_rank_offsets[:: plan.num_ranks])
             asked = time.perf_counter()
             for batch in batches:

@@ -1,8 +1,8 @@
 """Checkpoints: a folder per saved step, whole or not there, and loaded without running any code.
 
-``checkpoints/step-N/`` holds ``model.safetensors`` (weights), ``ema.safetensors`` (averaged weights,
-where they are kept), ``training.pt`` (optimizer) and ``state.json``. The links ``last`` and ``best``
-in the run folder point to two of them.
+``checkpoints/step-N/`` holds ``model.safetensors`` (weights), ``ema.safetensors`` (averaged
+weights, where they are kept), ``training.pt`` (optimizer) and ``state.json``. The links ``last``
+and ``best`` in the run folder point to two of them.
 """
 
 from __future__ import annotations

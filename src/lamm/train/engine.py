@@ -137,7 +137,7 @@ def train(
     checkpoint_every = config.checkpoint_every or validate_every
     shared = share_gradients(model, world)
     scales = (model.reference_energies, model.energy_scale, model.force_scale)
-    metrics = MetricsFile(run_dir / "metrics.jsonl", state.step) if world.is_main else None
+    metrics = MetricsFile(run_dir, state.step) if world.is_main else None
     visible = world.is_main and not quiet
 
     def check(step: int) -> bool:
@@ -270,7 +270,7 @@ def _validate(
 def _report(
     totals: _Totals, state: TrainState, optimizer: torch.optim.Optimizer, world: World
 ) -> dict[str, Any]:
-    """One line of metrics about the steps since the last one; the only place that waits for them."""
+    """A line of metrics about the steps since the last one; only this waits for the device."""
     sums = torch.cat([totals.terms, totals.terms.new_tensor([totals.atoms, totals.wait])])
     loss, energy, forces, atoms, wait = world.sum(sums).tolist()
     if not math.isfinite(loss):

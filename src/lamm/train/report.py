@@ -25,20 +25,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lamm.evaluate.curves import METRICS, read_metrics
 from lamm.files import write_text
 
 logger = logging.getLogger(__name__)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a ``metrics.jsonl``; one that a kill cut short is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            logger.warning("%s: left out a line that was cut short", path)
-    return lines
 
 
 def memory_mib(device: torch.device) -> float:
@@ -52,9 +42,10 @@ def memory_mib(device: torch.device) -> float:
 class MetricsFile:
     """``metrics.jsonl`` of a run: one JSON object per line, appended as they come."""
 
-    def __init__(self, path: Path, resume_step: int) -> None:
+    def __init__(self, run_dir: Path, resume_step: int) -> None:
+        path = run_dir / METRICS
         if path.exists():
-            kept = [line for line in read_lines(path) if line["step"] <= resume_step]
+            kept = [line for line in read_metrics(run_dir) if line["step"] <= resume_step]
             text = "".join(json.dumps(line) + "\n" for line in kept) if resume_step else ""
             write_text(path, text)
         path.parent.mkdir(parents=True, exist_ok=True)

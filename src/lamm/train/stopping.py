@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM inside a ``with`` block; a second one kills as usual."""
+    """Remembers the first SIGINT or SIGTERM in a ``with`` block; a second one kills as usual."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None

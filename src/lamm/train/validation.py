@@ -38,8 +38,8 @@ def validate(
         workers: processes that prepare batches.
 
     Returns:
-        ``loss``, ``energy_loss`` and ``force_loss`` (Eq. 5 over the whole split), and per subset the
-        errors in meV/atom and meV/Å.
+        ``loss``, ``energy_loss`` and ``force_loss`` (Eq. 5 over the whole split), and per subset
+        the errors in meV/atom and meV/Å.
     """
     ids = joint.ids(split)
     counts = LabelCounts(int(joint.has_energy[ids].sum()), int(joint.has_forces[ids].sum()))

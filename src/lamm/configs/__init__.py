@@ -1,0 +1,1 @@
+"""Configurations that the package ships."""

@@ -1,0 +1,269 @@
+"""Several stores as one data set: subsets, splits, label masks and noise (Sec. 3.1).
+
+A joint id counts through the structures of every subset in the order of the configuration, so it
+says both which subset and which row of its store. Everything that a planner needs comes from the
+stores' indices; a structure itself is read when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
+
+from lamm.balance.cost import structure_cost
+from lamm.balance.plan import PlanIndex
+from lamm.data.denoising import DenoisingConfig, denoising_structure
+from lamm.data.references import Normalisation, fit_normalisation
+from lamm.data.sampling import SamplingConfig
+from lamm.data.splits import assign_splits
+from lamm.data.store import Store
+from lamm.errors import ConfigError, nearest_names
+from lamm.schema import Frozen
+from lamm.structure import Structure
+
+SPLIT_CODES = {"train": 1, "val": 2, "test": 3}
+FIXED_NOISE = 2**31 - 1
+"""The "epoch" from which validation noise is drawn, so that it never changes."""
+MINI = "mini:"
+"""Prefix of the stores that the package ships, as in ``mini:molecules_pbe0``."""
+
+
+def store_path(text: str) -> Path:
+    """The folder that a configuration's `store` means.
+
+    ``mini:NAME`` is a store that the package ships; otherwise ``~`` and ``$VARIABLES`` are
+    expanded and a relative path starts at the working directory.
+
+    Raises:
+        ConfigError: a variable isn't set, or no shipped store has that name.
+    """
+    if text.startswith(MINI):
+        home = Path(str(files("lamm") / "mini"))
+        name = text.removeprefix(MINI)
+        if not (home / name).is_dir():
+            shipped = [path.name for path in home.glob("*") if path.is_dir()]
+            raise ConfigError(f"no shipped store '{name}'. {nearest_names(name, shipped)}")
+        return home / name
+    expanded = os.path.expandvars(text)
+    if "$" in expanded:
+        raise ConfigError(
+            f"store path '{text}' has a variable that is not set in the environment. "
+            "Export it, or write the path out."
+        )
+    return Path(expanded).expanduser()
+
+
+class SubsetConfig(Frozen):
+    """One subset of the joint data set; the card of its store says the rest."""
+
+    store: str
+    """Folder of the store, or ``mini:NAME`` for one that the package ships."""
+    labels: list[Literal["energy", "forces"]] | None = None
+    """Labels to use; all that the store has where this is left out."""
+    denoising: DenoisingConfig | None = None
+    """Noise of a subset that is trained without labels; a card with task 'denoising' implies it."""
+    max_atoms: PositiveInt | None = None
+    """Leave larger structures out (the paper leaves out those of ODAC23 above 300 atoms)."""
+
+
+class DataConfig(Frozen):
+    """The joint data set."""
+
+    subsets: Annotated[dict[str, SubsetConfig], Field(min_length=1)]
+    """Name of each subset, which is also the name of its output in the heads."""
+    sampling: SamplingConfig = SamplingConfig()
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of a subset that goes to validation where its source has no split."""
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share that goes to the test split, likewise."""
+    max_train_structures: PositiveInt | None = None
+    """At most this many training structures per subset; all where left out."""
+    max_val_structures: PositiveInt | None = None
+    """At most this many validation structures per subset; all where left out."""
+
+
+class Subset:
+    """One store with its split, its label masks and, where it has no labels, its noise."""
+
+    def __init__(self, name: str, config: SubsetConfig, data: DataConfig) -> None:
+        self.name = name
+        self.store = Store.open(store_path(config.store))
+        self.denoising = config.denoising
+        if self.denoising is None and self.store.card.task == "denoising":
+            self.denoising = DenoisingConfig()
+        index = self.store.index
+        wanted = config.labels
+        self.has_energy = index.has_energy & (wanted is None or "energy" in wanted)
+        self.has_forces = index.has_forces & (wanted is None or "forces" in wanted)
+        if self.denoising is not None:
+            self.has_energy = np.zeros(len(self.store), dtype=bool)
+            self.has_forces = np.ones(len(self.store), dtype=bool)
+        elif not (self.has_energy | self.has_forces).any():
+            raise ConfigError(
+                f"subset '{name}': no structure of {self.store.path} has a label that is used.\n"
+                "  Give it the denoising task with `denoising: {std: 0.1}`, or name other labels."
+            )
+        self.split = assign_splits(
+            index.id_hash,
+            index.split,
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+        )
+        if config.max_atoms is not None:
+            self.split = np.where(index.num_atoms <= config.max_atoms, self.split, 0)
+        self.limits = {"train": data.max_train_structures, "val": data.max_val_structures}
+        if not (self.split == SPLIT_CODES["train"]).any():
+            raise ConfigError(
+                f"subset '{name}': none of the {len(self.store)} structures of {self.store.path} "
+                "is left for training.\n  Check its splits, `val_fraction` and `max_atoms`."
+            )
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Rows of the store that belong to 'train', 'val' or 'test', ascending.
+
+        Where only so many are wanted, the hash of their id decides which, so that it never changes.
+        """
+        rows = np.flatnonzero(self.split == SPLIT_CODES[split])
+        limit = self.limits.get(split)
+        if limit is None or len(rows) <= limit:
+            return rows
+        order = np.argsort(self.store.index.id_hash[rows], kind="stable")
+        return np.sort(rows[order[:limit]])
+
+    def structure(self, row: int, noise_draw: int, seed: int) -> Structure:
+        """One structure with the labels that this subset trains on.
+
+        Args:
+            row: row of the store.
+            noise_draw: which draw of the noise, for the denoising task.
+            seed: seed of the run.
+        """
+        structure = self.store[row]
+        if self.denoising is None:
+            return structure
+        return denoising_structure(
+            structure, int(self.store.index.id_hash[row]), self.denoising, seed, noise_draw
+        )
+
+    def normalisation(self) -> Normalisation:
+        """Reference energies and scales: from the card, or the noise's for the denoising task."""
+        normalisation = self.store.normalisation()
+        if self.denoising is None:
+            return normalisation
+        return normalisation._replace(energy_scale=1.0, force_scale=self.denoising.std)
+
+
+class JointDataset:
+    """All subsets as one, addressed by joint ids."""
+
+    def __init__(self, config: DataConfig, seed: int = 0) -> None:
+        self.config = config
+        self.seed = seed
+        self.subsets = [Subset(name, subset, config) for name, subset in config.subsets.items()]
+        self.offsets = np.cumsum([0] + [len(subset.store) for subset in self.subsets])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A loader's process gets the configuration and opens the stores itself."""
+        return {"config": self.config, "seed": self.seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["config"], state["seed"])  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The subsets' names, in the order of the heads' outputs."""
+        return tuple(subset.name for subset in self.subsets)
+
+    @property
+    def is_denoising(self) -> NDArray[np.bool_]:
+        """(D,) whether the subset carries the denoising task."""
+        return np.array([subset.denoising is not None for subset in self.subsets])
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(subset.store.index, name) for subset in self.subsets])
+
+    @cached_property
+    def num_atoms(self) -> NDArray[np.int32]:
+        """Atoms of every structure, by joint id."""
+        return self._column("num_atoms")
+
+    @cached_property
+    def num_edges(self) -> NDArray[np.int32]:
+        """Edges of every structure at its card's cutoff, by joint id."""
+        return self._column("num_edges")
+
+    @cached_property
+    def has_energy(self) -> NDArray[np.bool_]:
+        """Which structures have an energy label that is used, by joint id."""
+        return np.concatenate([subset.has_energy for subset in self.subsets])
+
+    @cached_property
+    def has_forces(self) -> NDArray[np.bool_]:
+        """Which structures have a force label that is used, by joint id."""
+        return np.concatenate([subset.has_forces for subset in self.subsets])
+
+    def subset_of(self, joint_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The subset index d_i of each joint id."""
+        return np.searchsorted(self.offsets, joint_ids, side="right") - 1
+
+    def ids(self, split: str) -> NDArray[np.int64]:
+        """Joint ids of a split, ascending."""
+        parts = [
+            subset.rows(split) + offset
+            for offset, subset in zip(self.offsets, self.subsets, strict=False)
+        ]
+        return np.concatenate(parts).astype(np.int64)
+
+    def plan_index(self, max_neighbors: int, edge_share: float) -> PlanIndex:
+        """What the planner is given: cost and labels of each training structure.
+
+        Args:
+            max_neighbors: the model's limit of neighbours per atom.
+            edge_share: the share of an atom's cost that its edges cause.
+        """
+        ids = self.ids("train")
+        return PlanIndex(
+            ids=ids,
+            subset=self.subset_of(ids),
+            cost=structure_cost(
+                self.num_atoms[ids],
+                self.num_edges[ids],
+                max_neighbors=max_neighbors,
+                edge_share=edge_share,
+            ),
+            has_energy=self.has_energy[ids],
+            has_forces=self.has_forces[ids],
+            num_atoms=self.num_atoms[ids],
+        )
+
+    def structure(self, joint_id: int, noise_draw: int = FIXED_NOISE) -> Structure:
+        """One structure, with noise where its subset carries the denoising task.
+
+        Args:
+            joint_id: which structure.
+            noise_draw: which draw of the noise; the pass of the subset's stream in training.
+        """
+        subset_index = int(np.searchsorted(self.offsets, joint_id, side="right")) - 1
+        row = int(joint_id - self.offsets[subset_index])
+        return self.subsets[subset_index].structure(row, noise_draw, self.seed)
+
+    def structures(self, split: str) -> Iterator[Structure]:
+        """Every structure of a split, subset after subset, with the fixed noise."""
+        for joint_id in self.ids(split):
+            yield self.structure(int(joint_id))
+
+
+def refit_normalisation(subset: Subset) -> Normalisation:
+    """Reference energies and scales fitted on the training rows that this run uses (Sec. 4.4)."""
+    return fit_normalisation(subset.store, subset.rows("train"))

@@ -1,0 +1,120 @@
+"""Plan and stores to batches on the device: the only place where the three meet.
+
+Each rank reads its own part of each mini-batch. Graphs are built in worker processes, ahead of the
+model; the batch that they hand over needs one copy to the device and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from lamm.balance.plan import Plan
+from lamm.data.joint import FIXED_NOISE, JointDataset
+from lamm.graph.batch import GraphBatch
+from lamm.graph.neighbors import GraphConfig
+
+
+class PlannedBatches(Dataset[GraphBatch]):
+    """Batch number `i` is this rank's part of step `first_step + i` of a plan."""
+
+    def __init__(
+        self,
+        joint: JointDataset,
+        parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int32]]],
+        graph_config: GraphConfig,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.joint = joint
+        self.parts = parts
+        self.graph_config = graph_config
+        self.dtype = dtype
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> GraphBatch:
+        """Read the structures, draw their noise, build their graphs."""
+        ids, draws = self.parts[index]
+        structures = [
+            self.joint.structure(int(joint_id), int(draw))
+            for joint_id, draw in zip(ids, draws, strict=True)
+        ]
+        batch = GraphBatch.from_structures(
+            structures,
+            self.graph_config,
+            dtype=self.dtype,
+            subset_index=torch.from_numpy(self.joint.subset_of(ids)),
+            ids=torch.from_numpy(np.asarray(ids, dtype=np.int64)),
+        )
+        # A subset may train on fewer labels than its store has.
+        batch.has_energy &= torch.from_numpy(self.joint.has_energy[ids])
+        batch.has_forces &= torch.from_numpy(self.joint.has_forces[ids])
+        return batch
+
+
+def plan_parts(
+    plan: Plan, rank: int, first_step: int = 0
+) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+    """Joint ids and noise draws of one rank for each step of a plan."""
+    parts = []
+    for step in range(first_step, plan.num_steps):
+        where = plan.part(step, rank)
+        parts.append((plan.ids[where], plan.passes[where]))
+    return parts
+
+
+def split_parts(
+    joint: JointDataset, ids: NDArray[np.int64], atoms_per_batch: int, rank: int, ranks: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+    """Cut structures into batches of like sizes for validation, every `ranks`-th one for this rank.
+
+    Args:
+        joint: where the structures' sizes are known.
+        ids: joint ids.
+        atoms_per_batch: a batch is full at this many atoms; a larger structure is one alone.
+        rank: this rank.
+        ranks: how many there are.
+    """
+    order = ids[np.argsort(-joint.num_atoms[ids], kind="stable")]
+    batches: list[list[int]] = []
+    atoms = 0
+    for joint_id in order:
+        size = int(joint.num_atoms[joint_id])
+        if not batches or atoms + size > atoms_per_batch:
+            batches.append([])
+            atoms = 0
+        batches[-1].append(int(joint_id))
+        atoms += size
+    return [
+        (np.array(batch, dtype=np.int64), np.full(len(batch), FIXED_NOISE, dtype=np.int32))
+        for batch in batches[rank::ranks]
+    ]
+
+
+def load_batches(
+    batches: PlannedBatches, *, workers: int, device: torch.device
+) -> Iterator[GraphBatch]:
+    """The batches in order, on the device, prepared ahead by worker processes.
+
+    Args:
+        batches: what to prepare.
+        workers: processes that prepare it; with 0 this process does.
+        device: where the batches go; from pinned memory, without waiting, where that is a GPU.
+    """
+    on_gpu = device.type == "cuda"
+    loader: DataLoader[GraphBatch] = DataLoader(
+        batches,
+        batch_size=None,
+        shuffle=False,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=on_gpu,
+        collate_fn=None,
+    )
+    for batch in loader:
+        yield batch.to(device, non_blocking=on_gpu)

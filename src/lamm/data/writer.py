@@ -1,0 +1,418 @@
+"""Writing a store: all of it, or nothing at its path."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from lamm import __version__
+from lamm.data.cards import (
+    MAX_SKIPPED_LISTED,
+    AtomCounts,
+    CardHeader,
+    DatasetCard,
+    FileRecord,
+    Skipped,
+    element_symbols,
+)
+from lamm.data.columns import (
+    COUNTED,
+    ENERGY,
+    FORCES,
+    INDEX_SCHEMA,
+    STRESS,
+    Columns,
+    accept_precision,
+    edge_counter,
+    encode,
+    read_batch,
+    store_schema,
+    write_batch,
+)
+from lamm.data.references import (
+    NUM_ELEMENTS,
+    ForceScale,
+    ReferenceAccumulator,
+    energy_scale,
+    flat_composition_counts,
+    force_scale,
+)
+from lamm.data.splits import TEST, TRAIN, VAL, assign_splits
+from lamm.errors import DataError, StoreError
+from lamm.files import sync, write_json
+from lamm.structure import Structure
+from lamm.units import CODATA_YEAR
+
+CARD, INDEX = "card.json", "index.arrow"
+SHARD_STRUCTURES = 100_000
+SHARD_BYTES = 60_000_000
+_BATCH = 256
+_FIT_ROWS = 4096
+_FILE_BYTES = 8192
+"""Room for the schema, the footer and the padding of a shard."""
+_ROW_BYTES = 192
+"""Cell, energy, stress, offsets and masks of one structure, rounded up."""
+
+
+class _Totals:
+    """What the card says of all structures, shard by shard."""
+
+    def __init__(self) -> None:
+        self.num_structures = 0
+        self.num_periodic = 0
+        self.smallest, self.largest, self.num_atoms = np.iinfo(np.int64).max, 0, 0
+        self.labels = {"energy": 0, "forces": 0, "stress": 0}
+        self.splits = {TRAIN: 0, VAL: 0, TEST: 0}
+        self.has_element = np.zeros(NUM_ELEMENTS, dtype=bool)
+        self.references, self.forces = ReferenceAccumulator(), ForceScale()
+
+    def add(self, columns: Columns, labels: NDArray[np.uint8], id_hash: NDArray[np.uint64]) -> None:
+        """Count the structures of a shard, and fit what is for training."""
+        sizes = columns.num_atoms
+        self.num_structures += len(sizes)
+        self.num_periodic += int(columns.periodic.sum())
+        self.smallest = min(self.smallest, int(sizes.min()))
+        self.largest = max(self.largest, int(sizes.max()))
+        self.num_atoms += int(sizes.sum())
+        for name, bit in (("energy", ENERGY), ("forces", FORCES), ("stress", STRESS)):
+            self.labels[name] += int(np.count_nonzero(labels & bit))
+        split = assign_splits(id_hash, columns.split)
+        for code in self.splits:
+            self.splits[code] += int(np.count_nonzero(split == code))
+        self.has_element |= np.bincount(columns.atomic_numbers, minlength=NUM_ELEMENTS) > 0
+        self._fit(columns, labels, split == TRAIN)
+
+    def _fit(self, columns: Columns, labels: NDArray[np.uint8], train: NDArray[np.bool_]) -> None:
+        sizes, energy = columns.num_atoms, columns.energy
+        starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+        with_energy = train & ((labels & ENERGY) > 0)
+        for first in range(0, len(sizes), _FIT_ROWS):
+            last = min(first + _FIT_ROWS, len(sizes))
+            numbers = columns.atomic_numbers[starts[first] : starts[last]]
+            chosen = with_energy[first:last]
+            counts = flat_composition_counts(numbers, sizes[first:last])[chosen]
+            self.references.add(counts, energy[first:last][chosen])
+        self.forces.add(columns.free_forces(train & ((labels & FORCES) > 0)))
+
+
+class StoreWriter:
+    """Takes structures and leaves a store; a context manager.
+
+    Everything goes to a hidden folder beside `path`. Leaving the block without an error checks,
+    closes and syncs it, and then renames it to `path`; with an error nothing stays behind.
+
+        with StoreWriter("runs/water", CardHeader(name="water")) as writer:
+            writer.add(structure)
+        writer.card.num_structures
+
+    A structure without an id is named by its place in the store, ``row:N``.
+
+    Args:
+        path: folder of the new store; there must be nothing yet.
+        header: what is known of the data.
+        shard_structures: most structures of a shard.
+        shard_bytes: largest shard, unless a single structure is larger.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        header: CardHeader,
+        *,
+        shard_structures: int = SHARD_STRUCTURES,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self.path = Path(path)
+        self.header = header
+        self.shard_structures = shard_structures
+        self.shard_bytes = shard_bytes
+        self.folder = self.path.with_name(f".{self.path.name}.incomplete-{os.getpid()}")
+        self.num_added = 0
+        self._card: DatasetCard | None = None
+        self._position_dtype: str | None = header.position_dtype
+        self._count_edges = edge_counter(header)
+        self._waiting: list[Structure] = []
+        self._batches: list[pa.RecordBatch] = []  # of the shard that is being filled
+        self._rows, self._bytes = 0, _FILE_BYTES
+        self._shards: list[FileRecord] = []
+        self._index: list[pa.RecordBatch] = []
+        self._totals = _Totals()
+        self._num_skipped = 0
+        self._skipped: list[Skipped] = []
+        self._keys_found: dict[str, str] = {}
+        self._source_sha256: dict[str, str] = {}
+
+    @property
+    def card(self) -> DatasetCard:
+        """The card of the finished store."""
+        if self._card is None:
+            raise ValueError("the card exists when the `with` block has ended without an error.")
+        return self._card
+
+    def __enter__(self) -> Self:
+        if self.path.exists() or self.path.is_symlink():
+            raise StoreError(
+                f"{self.path}: there is something at this path already.\n"
+                "  Remove it, or write the store to another path."
+            )
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise StoreError(f"{self.path}: can't write a store there ({error}).") from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, structure: Structure) -> None:
+        """Take one structure in.
+
+        Raises:
+            DataError: something is wrong with it, or its positions are more precise than the store.
+        """
+        structure.check()
+        where = structure.origin or structure.id or f"structure {self.num_added}"
+        self._position_dtype = accept_precision(
+            self._position_dtype, self.header, structure.positions.dtype.name, where
+        )
+        if not structure.id:
+            structure = replace(structure, id=f"row:{self.num_added}")
+        self.num_added += 1
+        self._waiting.append(structure)
+        if len(self._waiting) == _BATCH:
+            self._encode_waiting()
+
+    def add_batch(self, batch: pa.RecordBatch) -> None:
+        """Take structures in that `lamm.data.columns.encode` has made a batch of."""
+        self._encode_waiting()
+        positions = batch.schema.field("positions").type.value_type
+        self._position_dtype = accept_precision(
+            self._position_dtype,
+            self.header,
+            "float32" if positions == pa.float32() else "float64",
+            batch.column("origin")[0].as_py(),
+        )
+        self.num_added += batch.num_rows
+        self._append(batch)
+
+    def skip(self, record: str, reason: str) -> None:
+        """Note in the card that a record of the source isn't in the store."""
+        self._num_skipped += 1
+        if len(self._skipped) < MAX_SKIPPED_LISTED:
+            self._skipped.append(Skipped(record=record, reason=reason))
+
+    def note_source(
+        self, name: str, sha256: str, keys_found: Mapping[str, str] | None = None
+    ) -> None:
+        """Note in the card a file that structures came from, and what it calls the labels.
+
+        Raises:
+            DataError: an earlier file calls a label otherwise.
+        """
+        self._source_sha256[name] = sha256
+        for label, key in (keys_found or {}).items():
+            known = self._keys_found.setdefault(label, key)
+            if known != key:
+                raise DataError(
+                    f"{name}: its {label} label is called '{key}', and '{known}' in the files "
+                    f"before it.\n  If both mean the same, ingest them as two stores; "
+                    f"else choose one with `keys: {{{label}: {known}}}` in the card."
+                )
+
+    def _encode_waiting(self) -> None:
+        if self._waiting:
+            batch = encode(self._waiting, self._position_dtype or "float64", self._count_edges)
+            self._waiting = []
+            self._append(batch)
+
+    def _append(self, batch: pa.RecordBatch) -> None:
+        """Put rows into the open shard, and into new ones whenever it is full."""
+        batch = _cast(batch, self._position_dtype or "float64")
+        ends = np.cumsum(_row_bytes(batch))
+        first = 0
+        while first < batch.num_rows:
+            taken = int(ends[first - 1]) if first else 0
+            fitting = int(np.searchsorted(ends, self.shard_bytes - self._bytes + taken, "right"))
+            last = min(fitting, first + self.shard_structures - self._rows)
+            if last <= first:
+                if self._rows:
+                    self._close_shard()
+                    continue
+                last = first + 1  # larger than a shard, alone in one
+            self._batches.append(batch.slice(first, last - first))
+            self._rows += last - first
+            self._bytes += int(ends[last - 1]) - taken
+            first = last
+
+    def _close_shard(self) -> None:
+        table = pa.Table.from_batches(self._batches).combine_chunks()
+        (batch,) = table.to_batches()
+        path = self.folder / f"shard-{len(self._shards):05d}.arrow"
+        write_batch(path, batch.select(store_schema(self._position_dtype or "float64").names))
+        labels, id_hash = (batch.column(name).to_numpy() for name in ("labels", "id_hash"))
+        columns = Columns(batch)
+        self._totals.add(columns, labels, id_hash)
+        rows = batch.num_rows
+        index = {
+            "num_atoms": columns.num_atoms,
+            "num_edges": batch.column("num_edges").to_numpy(),
+            "labels": labels,
+            "shard": np.full(rows, len(self._shards), dtype=np.int32),
+            "row": np.arange(rows, dtype=np.int32),
+            "split": columns.split,
+            "id_hash": id_hash,
+        }
+        self._index.append(pa.RecordBatch.from_pydict(index, schema=INDEX_SCHEMA))
+        self._shards.append(_file_record(path, rows))
+        self._batches, self._rows, self._bytes = [], 0, _FILE_BYTES
+
+    def _finish(self) -> None:
+        self._encode_waiting()
+        if self._batches:
+            self._close_shard()
+        if not self._shards:
+            skipped = f" All {self._num_skipped} records were skipped, the first for: " + (
+                f"{self._skipped[0].reason}" if self._skipped else ""
+            )
+            raise DataError(
+                f"{self.path}: no structure to store."
+                + (skipped if self._skipped else " The source has no records.")
+            )
+        (index,) = pa.Table.from_batches(self._index).combine_chunks().to_batches()
+        self._refuse_duplicates(index.column("id_hash").to_numpy())
+        index_path = self.folder / INDEX
+        write_batch(index_path, index)
+        card = self._make_card(_file_record(index_path, index.num_rows))
+        write_json(self.folder / CARD, card.model_dump(mode="json"))
+        for path in self.folder.iterdir():
+            sync(path)
+        sync(self.folder)
+        try:
+            self.folder.rename(self.path)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: something appeared at this path while the store was written "
+                f"({error}).\n  Remove it and write the store again."
+            ) from error
+        sync(self.path.parent)
+        self._card = card
+
+    def _refuse_duplicates(self, id_hash: NDArray[np.uint64]) -> None:
+        """Two records of one id would share their split and their noise; name them and stop."""
+        order = np.argsort(id_hash, kind="stable")
+        equal = np.flatnonzero(id_hash[order][1:] == id_hash[order][:-1])
+        if not len(equal):
+            return
+        ends = np.cumsum([shard.rows for shard in self._shards])
+        for place in equal:
+            names = []
+            for position in order[place : place + 2]:
+                shard = int(np.searchsorted(ends, position, "right"))
+                columns = Columns(read_batch(self.folder / self._shards[shard].name))
+                names.append(columns.name(int(position - ends[shard] + columns.num_rows)))
+            (first_id, first), (second_id, second) = names
+            if first_id == second_id:
+                raise DataError(
+                    f"id '{first_id}' is given twice: to {first or 'one structure'} and to "
+                    f"{second or 'another'}.\n  An id names one structure of a store. Choose "
+                    "another key with `keys: {id: KEY}` in the card, or `keys: {id: none}` to "
+                    "number the records."
+                )
+
+    def _make_card(self, index: FileRecord) -> DatasetCard:
+        totals, header = self._totals, self.header
+        fitted = totals.references.solve()
+        found = tuple(name for name, count in totals.labels.items() if count)
+        periodic = {0: False, totals.num_structures: True}.get(totals.num_periodic)
+        values: dict[str, Any] = {
+            **header.model_dump(),
+            "name": header.name or self.path.name,
+            "task": header.task or ("S2EF-Total" if found else "denoising"),
+            "labels": found,
+            "periodic": periodic,
+            "position_dtype": self._position_dtype,
+            "lamm_version": __version__,
+            "factors": header.units.factors(),
+            "codata_year": CODATA_YEAR,
+            "keys_found": self._keys_found,
+            "source_sha256": self._source_sha256,
+            "num_structures": totals.num_structures,
+            "num_periodic": totals.num_periodic,
+            "num_atoms": AtomCounts(
+                min=int(totals.smallest),
+                mean=totals.num_atoms / totals.num_structures,
+                max=totals.largest,
+                total=totals.num_atoms,
+            ),
+            "label_counts": totals.labels,
+            "elements": element_symbols(np.flatnonzero(totals.has_element)),
+            "num_train": totals.splits[TRAIN],
+            "num_val": totals.splits[VAL],
+            "num_test": totals.splits[TEST],
+            "reference_energies": dict(
+                zip(
+                    element_symbols(np.flatnonzero(fitted.known)),
+                    fitted.energies[fitted.known].tolist(),
+                    strict=True,
+                )
+            ),
+            "energy_scale": energy_scale(fitted) if totals.labels["energy"] else None,
+            "force_scale": force_scale(totals.forces) if totals.labels["forces"] else None,
+            "shards": self._shards,
+            "index": index,
+            "num_skipped": self._num_skipped,
+            "skipped": self._skipped,
+        }
+        return DatasetCard.model_validate(values)
+
+
+def _cast(batch: pa.RecordBatch, position_dtype: str) -> pa.RecordBatch:
+    """The batch with its columns in order and its positions in the precision of the store."""
+    kinds = store_schema(position_dtype)
+    for name in COUNTED:
+        kinds = kinds.append(INDEX_SCHEMA.field(name))
+    return batch if batch.schema == kinds else batch.select(kinds.names).cast(kinds)
+
+
+def _row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
+    """About how much of a shard each row takes, rather too much than too little."""
+    atoms = pc.list_value_length(batch.column("atomic_numbers")).to_numpy().astype(np.int64)
+    width = batch.schema.field("positions").type.value_type.bit_width // 8
+    size = _ROW_BYTES + atoms * (2 + 3 * width)
+    size += 12 * atoms * batch.column("forces").is_valid().to_numpy(zero_copy_only=False)
+    for name in ("id", "origin"):
+        size += pc.binary_length(batch.column(name)).to_numpy()
+    return np.asarray(size)
+
+
+def _file_record(path: Path, rows: int) -> FileRecord:
+    return FileRecord(
+        name=path.name, rows=rows, bytes=path.stat().st_size, sha256=file_sha256(path)
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,153 @@
+"""What the demonstration does: its data, its four trainings, and how a user changes them."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import NonNegativeInt, PositiveInt
+
+from lamm.balance.settings import BalanceConfig
+from lamm.config import FinetuneConfig, RunConfig
+from lamm.data.joint import DataConfig, SubsetConfig
+from lamm.errors import ConfigError
+from lamm.loss import LossConfig
+from lamm.models.potential import ModelConfig
+from lamm.schema import Frozen, load_yaml, parse
+from lamm.train.engine import TrainConfig
+from lamm.train.optim import OptimConfig
+
+
+class StageConfig(Frozen):
+    """Loss, optimizer, batches and length of one training."""
+
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    balance: BalanceConfig = BalanceConfig()
+    train: TrainConfig
+
+
+class DenoisingStageConfig(StageConfig):
+    """The comparison of Fig. 7: noise that is centred, and noise that isn't."""
+
+    model: ModelConfig
+
+
+class DownstreamConfig(Frozen):
+    """The small data set that the pre-trained model is fine-tuned on."""
+
+    name: str
+    subset: SubsetConfig
+    train_structures: PositiveInt | None = None
+    """Use this many training structures (the first by the hash of their id); all if left out."""
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+
+
+class DemoConfig(Frozen):
+    """The whole demonstration."""
+
+    seed: NonNegativeInt = 0
+    model: ModelConfig
+    data: DataConfig
+    downstream: DownstreamConfig
+    pretrain: StageConfig
+    finetune: StageConfig
+    denoising: DenoisingStageConfig
+
+    def pretraining(self, to: Path) -> RunConfig:
+        """The pre-training run."""
+        return RunConfig(
+            to=to, seed=self.seed, data=self.data, model=self.model, **_parts(self.pretrain)
+        )
+
+    @property
+    def downstream_data(self) -> DataConfig:
+        """The downstream set as a joint data set of one subset."""
+        return DataConfig(
+            subsets={self.downstream.name: self.downstream.subset},
+            val_fraction=self.downstream.val_fraction,
+            test_fraction=self.downstream.test_fraction,
+            max_train_structures=self.downstream.train_structures,
+        )
+
+    def scratch(self, to: Path) -> RunConfig:
+        """Training on the downstream set alone, from random weights."""
+        return RunConfig(
+            to=to,
+            seed=self.seed,
+            data=self.downstream_data,
+            model=self.model,
+            **_parts(self.finetune),
+        )
+
+    def finetuning(self, to: Path, base: Path) -> FinetuneConfig:
+        """The same training, from the pre-trained encoder."""
+        return FinetuneConfig(
+            to=to,
+            seed=self.seed,
+            data=self.downstream_data,
+            base=base,
+            **_parts(self.finetune),
+        )
+
+    def denoising_run(self, to: Path, name: str, *, centred: bool) -> RunConfig:
+        """Denoising alone, on one unlabelled subset, with centred noise or the baseline's."""
+        subset = self.data.subsets[name]
+        noise = subset.denoising
+        if noise is None:
+            raise ConfigError(f"subset '{name}' has no denoising task to compare.")
+        changed = subset.model_copy(
+            update={"denoising": noise.model_copy(update={"centred": centred})}
+        )
+        data = self.data.model_copy(update={"subsets": {name: changed}})
+        return RunConfig(
+            to=to, seed=self.seed, data=data, model=self.denoising.model, **_parts(self.denoising)
+        )
+
+
+def _parts(stage: StageConfig) -> dict[str, Any]:
+    return {
+        "loss": stage.loss,
+        "optim": stage.optim,
+        "balance": stage.balance,
+        "train": stage.train,
+    }
+
+
+def read_demo_config(changes: Path | None = None, model: str | None = None) -> DemoConfig:
+    """The shipped demonstration with a user's data or model in it.
+
+    Args:
+        changes: YAML file with any of the top-level entries of ``configs/demo.yaml``; `data` and
+            `downstream` replace the shipped ones, the others are merged into them.
+        model: preset of the model.
+
+    Raises:
+        ConfigError: the file, a key in it or the preset is wrong.
+    """
+    text = (files("lamm") / "configs" / "demo.yaml").read_text(encoding="utf-8")
+    mapping: dict[str, Any] = yaml.safe_load(text)
+    where = "configs/demo.yaml"
+    if changes is not None:
+        where = str(changes)
+        for key, value in load_yaml(changes).items():
+            replaced = key in ("data", "downstream") or not isinstance(value, dict)
+            mapping[key] = value if replaced else _merged(mapping.get(key), value)
+    if model is not None:
+        mapping["model"] = model
+    return parse(DemoConfig, mapping, where)
+
+
+def _merged(base: Any, changes: dict[str, Any]) -> Any:
+    if not isinstance(base, dict):
+        return changes
+    return {
+        **base,
+        **{
+            key: _merged(base.get(key), value) if isinstance(value, dict) else value
+            for key, value in changes.items()
+        },
+    }
