@@ -243,7 +243,8 @@ def _write(to: Path, result: dict[str, Any], evaluation: Evaluation) -> None:
         f"Evaluation of head '{result['head']}'",
         f"{result['checkpoint']} on {result['data']}, {_split_words(result)}",
     )
-    page.facts([(name, value, unit) for name, unit, value in _table(evaluation)])
+    means = [(name, value, unit) for name, unit, value in _table(evaluation) if "RMSE" not in name]
+    page.facts([("structures", evaluation.errors["structures"], _split_words(result)), *means])
     page.section("Errors", _EXPLANATION)
     page.table(
         ["Quantity", "Error", "Unit"],

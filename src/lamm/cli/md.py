@@ -180,6 +180,7 @@ def _dynamics(
         timestep=timestep * units.fs,
         temperature_K=temperature,
         friction=friction / units.fs,
+        fixcm=False,  # the centre of mass takes part, so that the temperature is that of all atoms
         rng=np.random.default_rng([seed, 1]),
     )
 

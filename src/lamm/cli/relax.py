@@ -99,7 +99,9 @@ def relax(
                 number, start, calculator, _minimiser(optimizer, cell), fmax, steps
             )
             outcomes.append(outcome)
-            write(with_results(relaxed, _results(relaxed), info | {"relaxed": outcome.converged}))
+            results = _results(relaxed)
+            relaxed.calc = None  # its results are no labels of the file
+            write(with_results(relaxed, results, info | {"relaxed": outcome.converged}))
             show(number + 1)
     failed = sum(not outcome.converged for outcome in outcomes)
     if as_json:

@@ -14,7 +14,7 @@ from lamm.cli import common
 from lamm.errors import BadAnswerError, InterruptedRunError
 
 if TYPE_CHECKING:
-    from lamm.train.engine import TrainState
+    from lamm.train.checkpoint import TrainState
 
 
 def finish(run: Callable[[], TrainState], run_dir: Path, as_json: bool) -> None:
@@ -36,9 +36,9 @@ def finish(run: Callable[[], TrainState], run_dir: Path, as_json: bool) -> None:
         raise typer.Exit(128 + error.signal_number) from error
     if os.environ.get("RANK", "0") != "0":
         return
-    from lamm.train.report import read_lines
+    from lamm.evaluate.curves import read_metrics
 
-    lines = [line for line in read_lines(run_dir / "metrics.jsonl") if line["kind"] == "validation"]
+    lines = [line for line in read_metrics(run_dir) if line["kind"] == "validation"]
     first = lines[0]
     best = min(lines, key=lambda line: float(line["loss"]))
     if as_json:

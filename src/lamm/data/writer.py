@@ -19,19 +19,14 @@ from numpy.typing import NDArray
 from lamm import __version__
 from lamm.data.cards import (
     MAX_SKIPPED_LISTED,
-    AtomCounts,
     CardHeader,
     DatasetCard,
     FileRecord,
     Skipped,
-    element_symbols,
 )
 from lamm.data.columns import (
     COUNTED,
-    ENERGY,
-    FORCES,
     INDEX_SCHEMA,
-    STRESS,
     Columns,
     accept_precision,
     edge_counter,
@@ -40,15 +35,7 @@ from lamm.data.columns import (
     store_schema,
     write_batch,
 )
-from lamm.data.references import (
-    NUM_ELEMENTS,
-    ForceScale,
-    ReferenceAccumulator,
-    energy_scale,
-    flat_composition_counts,
-    force_scale,
-)
-from lamm.data.splits import TEST, TRAIN, VAL, assign_splits
+from lamm.data.totals import Totals
 from lamm.errors import DataError, StoreError
 from lamm.files import sync, write_json
 from lamm.structure import Structure
@@ -58,52 +45,10 @@ CARD, INDEX = "card.json", "index.arrow"
 SHARD_STRUCTURES = 100_000
 SHARD_BYTES = 60_000_000
 _BATCH = 256
-_FIT_ROWS = 4096
 _FILE_BYTES = 8192
 """Room for the schema, the footer and the padding of a shard."""
 _ROW_BYTES = 192
 """Cell, energy, stress, offsets and masks of one structure, rounded up."""
-
-
-class _Totals:
-    """What the card says of all structures, shard by shard."""
-
-    def __init__(self) -> None:
-        self.num_structures = 0
-        self.num_periodic = 0
-        self.smallest, self.largest, self.num_atoms = np.iinfo(np.int64).max, 0, 0
-        self.labels = {"energy": 0, "forces": 0, "stress": 0}
-        self.splits = {TRAIN: 0, VAL: 0, TEST: 0}
-        self.has_element = np.zeros(NUM_ELEMENTS, dtype=bool)
-        self.references, self.forces = ReferenceAccumulator(), ForceScale()
-
-    def add(self, columns: Columns, labels: NDArray[np.uint8], id_hash: NDArray[np.uint64]) -> None:
-        """Count the structures of a shard, and fit what is for training."""
-        sizes = columns.num_atoms
-        self.num_structures += len(sizes)
-        self.num_periodic += int(columns.periodic.sum())
-        self.smallest = min(self.smallest, int(sizes.min()))
-        self.largest = max(self.largest, int(sizes.max()))
-        self.num_atoms += int(sizes.sum())
-        for name, bit in (("energy", ENERGY), ("forces", FORCES), ("stress", STRESS)):
-            self.labels[name] += int(np.count_nonzero(labels & bit))
-        split = assign_splits(id_hash, columns.split)
-        for code in self.splits:
-            self.splits[code] += int(np.count_nonzero(split == code))
-        self.has_element |= np.bincount(columns.atomic_numbers, minlength=NUM_ELEMENTS) > 0
-        self._fit(columns, labels, split == TRAIN)
-
-    def _fit(self, columns: Columns, labels: NDArray[np.uint8], train: NDArray[np.bool_]) -> None:
-        sizes, energy = columns.num_atoms, columns.energy
-        starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-        with_energy = train & ((labels & ENERGY) > 0)
-        for first in range(0, len(sizes), _FIT_ROWS):
-            last = min(first + _FIT_ROWS, len(sizes))
-            numbers = columns.atomic_numbers[starts[first] : starts[last]]
-            chosen = with_energy[first:last]
-            counts = flat_composition_counts(numbers, sizes[first:last])[chosen]
-            self.references.add(counts, energy[first:last][chosen])
-        self.forces.add(columns.free_forces(train & ((labels & FORCES) > 0)))
 
 
 class StoreWriter:
@@ -147,7 +92,7 @@ class StoreWriter:
         self._rows, self._bytes = 0, _FILE_BYTES
         self._shards: list[FileRecord] = []
         self._index: list[pa.RecordBatch] = []
-        self._totals = _Totals()
+        self._totals = Totals()
         self._num_skipped = 0
         self._skipped: list[Skipped] = []
         self._keys_found: dict[str, str] = {}
@@ -341,44 +286,18 @@ class StoreWriter:
                 )
 
     def _make_card(self, index: FileRecord) -> DatasetCard:
-        totals, header = self._totals, self.header
-        fitted = totals.references.solve()
-        found = tuple(name for name, count in totals.labels.items() if count)
-        periodic = {0: False, totals.num_structures: True}.get(totals.num_periodic)
+        totals, header = self._totals.card_entries(), self.header
         values: dict[str, Any] = {
             **header.model_dump(),
+            **totals,
             "name": header.name or self.path.name,
-            "task": header.task or ("S2EF-Total" if found else "denoising"),
-            "labels": found,
-            "periodic": periodic,
+            "task": header.task or ("S2EF-Total" if totals["labels"] else "denoising"),
             "position_dtype": self._position_dtype,
             "lamm_version": __version__,
             "factors": header.units.factors(),
             "codata_year": CODATA_YEAR,
             "keys_found": self._keys_found,
             "source_sha256": self._source_sha256,
-            "num_structures": totals.num_structures,
-            "num_periodic": totals.num_periodic,
-            "num_atoms": AtomCounts(
-                min=int(totals.smallest),
-                mean=totals.num_atoms / totals.num_structures,
-                max=totals.largest,
-                total=totals.num_atoms,
-            ),
-            "label_counts": totals.labels,
-            "elements": element_symbols(np.flatnonzero(totals.has_element)),
-            "num_train": totals.splits[TRAIN],
-            "num_val": totals.splits[VAL],
-            "num_test": totals.splits[TEST],
-            "reference_energies": dict(
-                zip(
-                    element_symbols(np.flatnonzero(fitted.known)),
-                    fitted.energies[fitted.known].tolist(),
-                    strict=True,
-                )
-            ),
-            "energy_scale": energy_scale(fitted) if totals.labels["energy"] else None,
-            "force_scale": force_scale(totals.forces) if totals.labels["forces"] else None,
             "shards": self._shards,
             "index": index,
             "num_skipped": self._num_skipped,

@@ -107,8 +107,9 @@ class ProgressLine:
         if not self._visible:
             return
         if self._bar is not None:
-            fields = {"note": note} if note else {}
-            self._bar.update(self._task, completed=done, **fields)
+            self._bar.update(self._task, completed=done)
+            if note:
+                self._bar.update(self._task, note=note)
             return
         now = time.monotonic()
         if note and (now - self._spoke >= self._every or done == self.total):

@@ -20,8 +20,9 @@ from lamm.errors import ConfigError
 from lamm.files import write_json, write_text
 from lamm.models.potential import Potential, build
 from lamm.runtime import tune_cpu
+from lamm.train.checkpoint import TrainState
 from lamm.train.distributed import World, join, leave
-from lamm.train.engine import TrainState, train
+from lamm.train.engine import train
 
 PACKAGES = ("torch", "numpy", "pyarrow", "ase", "vesin", "pydantic", "safetensors", "scipy")
 

@@ -103,7 +103,7 @@ def _records(path: Path) -> Iterator[_Record]:
                     "record before it says another number of atoms than it has."
                 )
             num_atoms = int(text)
-            lines = []
+            lines: list[str] = []
             while len(lines) <= num_atoms:
                 if not (text := file.readline()):
                     raise DataError(

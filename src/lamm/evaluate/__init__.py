@@ -1,0 +1,1 @@
+"""What a trained potential is worth: predictions, errors, learning curves, figures and reports."""

@@ -1,0 +1,219 @@
+"""Run a potential over structures, batch by batch, with the output of one subset (one head)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from numpy.typing import ArrayLike, NDArray
+
+from lamm.errors import ConfigError, DataError
+from lamm.graph.batch import GraphBatch
+from lamm.structure import Structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from lamm.models.potential import Potential, Prediction
+
+ATOMS_PER_BATCH = 4096
+"""A batch is full at this many atoms, whatever the number of structures."""
+
+
+class StructurePrediction(NamedTuple):
+    """What a potential says of one structure."""
+
+    energy: float
+    """eV."""
+    forces: NDArray[np.float64]
+    """(N, 3) in eV/Å."""
+    stress: NDArray[np.float64] | None
+    """(6,) in eV/Å³, Voigt order and sign of ASE; None for direct forces, or without a cell."""
+
+
+class EvaluatedBatch(NamedTuple):
+    """Some structures, their graphs, and the prediction in the chosen output (D = 1)."""
+
+    structures: list[Structure]
+    batch: GraphBatch
+    prediction: Prediction
+
+
+def choose_column(model: Potential, head: str | None) -> int:
+    """The output that is meant: the one named, or the only one there is.
+
+    Raises:
+        ConfigError: there is no such output, or several and none was named.
+    """
+    if head is not None:
+        return model.column(head)
+    if len(model.subsets) > 1:
+        raise ConfigError(
+            f"this model has {len(model.subsets)} outputs and none was named.\n"
+            f"  Choose one by its name, as --head or `head=`: {', '.join(model.subsets)}."
+        )
+    return 0
+
+
+def unknown_elements(model: Potential, column: int, atomic_numbers: ArrayLike) -> list[str]:
+    """Symbols of the elements that an output's reference energies weren't fitted to."""
+    known = model.known_elements[column].cpu().numpy()
+    numbers = np.unique(np.asarray(atomic_numbers, dtype=np.int64))
+    return [chemical_symbols[number] for number in numbers if not known[number]]
+
+
+def unknown_elements_message(model: Potential, column: int, symbols: Sequence[str]) -> str:
+    """What to tell somebody who predicts for elements that an output doesn't know."""
+    name = model.subsets[column]
+    if not model.known_elements[column].any():
+        return (
+            f"head '{name}' was trained without energies: it has no reference energies, and its "
+            "energies mean nothing. Choose another head, or fine-tune."
+        )
+    return (
+        f"head '{name}' was trained without {', '.join(symbols)}: it has no reference energy for "
+        "them, so total energies are off by a constant per such atom, and forces are a guess."
+    )
+
+
+def structure_of(atoms: Atoms, origin: str = "") -> Structure:
+    """An ASE `Atoms` as a `Structure`, with the labels that its calculator holds.
+
+    Nothing is computed: only results that were read with the atoms are labels. Atoms under
+    `FixAtoms` count as fixed.
+
+    Args:
+        atoms: what ASE read.
+        origin: file and record, for messages.
+
+    Raises:
+        DataError: no atoms, an unknown element, or a value that isn't finite.
+    """
+    from ase.constraints import FixAtoms
+
+    results = {} if atoms.calc is None else getattr(atoms.calc, "results", {})
+    fixed = np.zeros(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            fixed[constraint.index] = True
+    stress = results.get("stress")
+    if len(atoms) and (atoms.numbers.min() < 1 or atoms.numbers.max() >= len(chemical_symbols)):
+        raise DataError(
+            f"{origin or 'structure'}: an atom without an element (symbol X). "
+            "Give every atom its element."
+        )
+    structure = Structure(
+        atomic_numbers=atoms.numbers.astype(np.uint8),
+        positions=np.array(atoms.positions, dtype=np.float64),
+        cell=np.array(atoms.cell.array, dtype=np.float64),
+        pbc=np.array(atoms.pbc, dtype=bool),
+        energy=None if results.get("energy") is None else float(results["energy"]),
+        forces=None if results.get("forces") is None else np.array(results["forces"], float),
+        stress=None if stress is None else _voigt(np.array(stress, dtype=np.float64)),
+        fixed=fixed if fixed.any() else None,
+        id=str(atoms.info.get("id", "")),
+        origin=origin,
+    )
+    structure.check()
+    return structure
+
+
+def _voigt(stress: NDArray[np.float64]) -> NDArray[np.float64]:
+    if stress.shape == (3, 3):
+        return stress[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]
+    return stress
+
+
+def in_batches(
+    structures: Iterable[Structure], batch_size: int, atoms_per_batch: int = ATOMS_PER_BATCH
+) -> Iterator[list[Structure]]:
+    """Cut structures into lists of at most so many structures and, where possible, atoms."""
+    part: list[Structure] = []
+    atoms = 0
+    for structure in structures:
+        if part and (len(part) >= batch_size or atoms + structure.num_atoms > atoms_per_batch):
+            yield part
+            part, atoms = [], 0
+        part.append(structure)
+        atoms += structure.num_atoms
+    if part:
+        yield part
+
+
+def predict_batches(
+    model: Potential, structures: Iterable[Structure], column: int, *, batch_size: int = 32
+) -> Iterator[EvaluatedBatch]:
+    """Predict with one output, batch by batch, in the order given.
+
+    Positions go in as float64 and edges become the model's precision after the difference was
+    taken, so that atoms far from the origin lose nothing.
+
+    Args:
+        model: where it is, in the precision that it has.
+        structures: any number of them.
+        column: the output.
+        batch_size: structures per batch, fewer where they are large.
+    """
+    device = model.energy_scale.device
+    was_training = model.training
+    model.eval()
+    try:
+        for part in in_batches(structures, batch_size):
+            batch = GraphBatch.from_structures(
+                part,
+                model.graph_config,
+                dtype=torch.float64,
+                subset_index=torch.full((len(part),), column),
+            ).to(device)
+            with torch.no_grad():
+                prediction = model(batch, subset_index=batch.subset_index)
+            yield EvaluatedBatch(part, batch, prediction)
+    finally:
+        model.train(was_training)
+
+
+def predict(
+    model: Potential,
+    structures: Iterable[Structure],
+    head: str | None = None,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[StructurePrediction]:
+    """Energy, forces and, where the model has them, stress of each structure, in order.
+
+    Args:
+        model: the potential.
+        structures: any number of them.
+        head: which output; may be left out where there is one.
+        batch_size: structures per batch, fewer where they are large.
+        progress: called with the number of structures done after each batch.
+
+    Raises:
+        ConfigError: no such output, or several and none was named.
+    """
+    column = choose_column(model, head)
+    done = 0
+    for part, batch, prediction in predict_batches(
+        model, structures, column, batch_size=batch_size
+    ):
+        energy = prediction.energy[:, 0].tolist()
+        sizes = batch.num_atoms.tolist()
+        forces = np.split(_array(prediction.forces[:, 0]), np.cumsum(sizes)[:-1])
+        stress = None if prediction.stress is None else _array(prediction.stress[:, 0])
+        for k, structure in enumerate(part):
+            has_cell = abs(np.linalg.det(structure.cell)) > 0
+            yield StructurePrediction(
+                energy[k], forces[k], stress[k] if stress is not None and has_cell else None
+            )
+        done += len(part)
+        if progress is not None:
+            progress(done)
+
+
+def _array(values: torch.Tensor) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = values.double().cpu().numpy()
+    return array

@@ -1,0 +1,100 @@
+"""Noise has no mean to predict, is its own label, and depends on nothing but its key (Sec. 3.3)."""
+
+import numpy as np
+import pytest
+import torch
+
+from lamm.data.denoising import DenoisingConfig, center_noise, denoising_structure, draw_noise
+from lamm.data.splits import hash_id
+from lamm.structure import Structure
+
+ID = hash_id("molecule")
+
+
+@pytest.fixture
+def molecule(rng: np.random.Generator) -> Structure:
+    return Structure(
+        np.array([6, 1, 1, 1, 1], dtype=np.uint8),
+        rng.uniform(0, 5, (5, 3)).astype(np.float32),
+        energy=-40.0,
+        stress=np.zeros(6),
+        fixed=np.array([True, False, False, False, False]),
+        id="molecule",
+    )
+
+
+def test_the_mean_of_every_structure_is_removed() -> None:
+    noise = torch.randn(7, 3, dtype=torch.float64)
+    index = torch.tensor([0, 0, 0, 2, 2, 2, 2])  # structure 1 is empty
+    centred = center_noise(noise, index, 3)
+    for number in (0, 2):
+        assert centred[index == number].sum(dim=0).abs().max() < 1e-14
+        difference = noise[index == number] - centred[index == number]
+        assert (difference - difference[0]).abs().max() < 1e-14
+
+
+def test_a_lone_atom_has_no_noise_left() -> None:
+    noise = center_noise(torch.ones(1, 3), torch.zeros(1, dtype=torch.int64), 1)
+    assert not noise.any()
+
+
+def test_labels_lead_back_to_the_original(molecule: Structure) -> None:
+    noisy = denoising_structure(molecule, ID, DenoisingConfig(), seed=1, epoch=2)
+    assert noisy.forces is not None
+    assert noisy.positions.dtype == noisy.forces.dtype == np.float64
+    displacement = noisy.positions - molecule.positions.astype(np.float64)
+    np.testing.assert_allclose(noisy.forces, -displacement, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(noisy.forces.sum(axis=0), 0, atol=1e-15)
+    assert (noisy.energy, noisy.stress, noisy.fixed) == (None, None, None)
+    assert noisy.id == "molecule"
+    noisy.check()
+
+
+def test_the_baseline_keeps_the_mean(molecule: Structure) -> None:
+    config = DenoisingConfig(centred=False)
+    noisy = denoising_structure(molecule, ID, config, seed=1, epoch=2)
+    assert noisy.forces is not None
+    np.testing.assert_array_equal(noisy.forces, -draw_noise(ID, 5, 0.1, 1, 2))
+    assert abs(noisy.forces.sum(axis=0)).max() > 1e-3
+    centred = denoising_structure(molecule, ID, DenoisingConfig(), seed=1, epoch=2)
+    mean = noisy.forces.mean(axis=0)
+    np.testing.assert_allclose(noisy.forces - mean, centred.forces, atol=1e-15)
+
+
+def test_the_same_key_gives_the_same_noise_in_any_order() -> None:
+    ids = [hash_id(str(number)) for number in range(5)]
+    forward = {one: draw_noise(one, 4, 0.1, 0, 3) for one in ids}
+    for one in reversed(ids):
+        np.testing.assert_array_equal(draw_noise(one, 4, 0.1, 0, 3), forward[one])
+
+
+def test_another_seed_epoch_or_structure_gives_other_noise() -> None:
+    draws = [
+        draw_noise(*key)
+        for key in [
+            (ID, 4, 0.1, 0, 0),
+            (ID, 4, 0.1, 1, 0),
+            (ID, 4, 0.1, 0, 1),
+            (ID + 1, 4, 0.1, 0, 0),
+        ]
+    ]
+    for number, one in enumerate(draws):
+        for other in draws[:number]:
+            assert abs(one - other).min() > 0
+
+
+def test_noise_is_gaussian_of_the_given_width() -> None:
+    noise = draw_noise(ID, 100_000, 0.2, 0, 0) / 0.2
+    count = noise.size
+    assert abs(noise.mean()) < 5 / np.sqrt(count)
+    assert abs(noise.var() - 1) < 5 * np.sqrt(2 / count)
+    assert abs((noise**4).mean() - 3) < 5 * np.sqrt(96 / count)
+    assert abs(np.corrcoef(noise.T) - np.eye(3)).max() < 5 / np.sqrt(count / 3)
+    assert np.isfinite(noise).all()
+
+
+@pytest.mark.parametrize("num_atoms", [1, 2, 3])
+def test_any_number_of_atoms_has_its_noise(num_atoms: int) -> None:
+    noise = draw_noise(2**64 - 1, num_atoms, 0.1, 0, 2**31 - 1)
+    assert noise.shape == (num_atoms, 3)
+    assert (noise != 0).all()

@@ -1,0 +1,49 @@
+"""The encoders that the shared suite runs over, small, and how to ask them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from awkward import CUTOFF, MAX_NEIGHBORS
+
+from lamm.graph import GraphBatch
+from lamm.models import ModelConfig, Potential, Prediction, build
+from lamm.models.painn import PaiNNConfig
+from lamm.structure import Structure
+
+PAINN = PaiNNConfig(
+    channels=16, num_layers=2, num_radial=12, cutoff=CUTOFF, max_neighbors=MAX_NEIGHBORS
+)
+SMOOTH = PAINN.model_copy(update={"max_neighbors": None, "smooth_cutoff": True})
+MODELS = {
+    "painn": ModelConfig(encoder=PAINN),
+    "painn without a limit": ModelConfig(encoder=SMOOTH),
+    "painn with gradient forces": ModelConfig(encoder=PAINN, forces="gradient"),
+}
+SUBSETS = ("one", "two")
+
+
+def small_model(config: ModelConfig, seed: int = 1, scale: float = 3.0) -> Potential:
+    """A potential in float64 with random weights, biases, references and scales."""
+    model = build(config, SUBSETS, seed).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    for column in range(len(SUBSETS)):
+        references = 10 * torch.randn(119, generator=generator, dtype=torch.float64)
+        model.set_normalisation(column, references, torch.ones(119), scale + column, 0.5 * scale)
+    return model
+
+
+def predict(
+    model: Potential,
+    structures: Structure | Sequence[Structure],
+    dtype: torch.dtype = torch.float64,
+) -> Prediction:
+    """What the model says of one structure, or of several in one batch."""
+    several = [structures] if isinstance(structures, Structure) else structures
+    with torch.no_grad():
+        return model(GraphBatch.from_structures(several, model.graph_config, dtype=dtype))
