@@ -18,7 +18,7 @@ install_import_hook(
         "lamm.data.splits",
         "lamm.data.store",
         "lamm.evaluate.metrics",
-        "lamm.graph.neighbors",
+        "lamm.graph",
         "lamm.loss",
     ],
     "beartype.beartype",

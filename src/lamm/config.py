@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from lamm.balance.settings import BalanceConfig
 from lamm.data.joint import DataConfig
@@ -18,8 +18,8 @@ from lamm.errors import ConfigError
 from lamm.loss import LossConfig
 from lamm.models.potential import ModelConfig
 from lamm.schema import Frozen, load_yaml, parse
-from lamm.train.engine import Recipe, TrainConfig
 from lamm.train.optim import OptimConfig
+from lamm.train.recipe import Recipe, TrainConfig
 
 
 class TrainingConfig(Frozen):
@@ -63,7 +63,7 @@ class FinetuneConfig(TrainingConfig):
     """Checkpoint whose encoder is kept: a run folder, a saved step or a file."""
     model: ModelConfig | None = None
     """The architecture that the checkpoint must have; its own where left out."""
-    heads: dict[str, str] = {}
+    heads: dict[str, str] = Field(default_factory=dict)
     """New subset to pre-training subset whose head it starts from; the others start anew."""
 
 

@@ -1,4 +1,4 @@
-"""The errors that a user can cause: each names where, what was found, what was expected, what to do.
+"""The errors that a user can cause: each says where, what was found and expected, what to do.
 
 The command line turns every `LaMMError` into one message on stderr and exit status 2; anything else
 is a fault of ours and keeps its traceback.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class LaMMError(ValueError):
@@ -33,8 +34,16 @@ class CheckpointError(LaMMError):
 class MissingExtraError(LaMMError):
     """An optional dependency that isn't installed; the message says which extra to install."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
+    @classmethod
+    def of(cls, package: str, extra: str, purpose: str) -> Self:
+        """The error for a package that an extra brings.
+
+        Args:
+            package: what can't be imported.
+            extra: the extra of LaMM that installs it.
+            purpose: what needs it, as the start of a sentence.
+        """
+        return cls(
             f"{purpose} needs the package '{package}', which is not installed.\n"
             f"  Install it with: pip install 'lamm[{extra}]'"
         )

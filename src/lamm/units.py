@@ -1,8 +1,7 @@
 """eV, Å and eV/Å, and the factors that bring other units there.
 
-Every factor is a CODATA 2018 value (https://physics.nist.gov/cuu/Constants/, the adjustment that
-PySCF and ASE's `units` module version '2018' use). Readers convert once, with `energy_factor` and its
-siblings, and the card of a store records the unit found and the factor used.
+Every factor is a CODATA 2018 value (https://physics.nist.gov/cuu/Constants/). Readers convert once,
+with `energy_factor` and its siblings, and the card of a store records unit and factor.
 """
 
 from __future__ import annotations

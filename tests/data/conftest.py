@@ -12,7 +12,7 @@ from lamm.structure import Structure
 
 @pytest.fixture
 def make_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Store]:
-    """Write structures to a store and open it; without waiting for the disk, which takes a while."""
+    """Write structures to a store, without waiting for the disk, and open it."""
     monkeypatch.setattr("lamm.data.writer.sync", lambda path: None)
 
     def make(

@@ -48,10 +48,11 @@ def test_all_electron_energies_are_fitted_to_the_micro_ev(
     rng: np.random.Generator, chunk: int
 ) -> None:
     elements = list(ALL_ELECTRON)
-    compositions = np.zeros((500, NUM_ELEMENTS))
-    compositions[:, elements] = rng.integers(0, 40, (500, len(elements)))
-    energies = compositions[:, elements] @ list(ALL_ELECTRON.values()) + rng.normal(0, 0.5, 500)
+    compositions = np.zeros((5000, NUM_ELEMENTS))
+    compositions[:, elements] = rng.integers(0, 40, (5000, len(elements)))
+    energies = compositions[:, elements] @ list(ALL_ELECTRON.values()) + rng.normal(0, 0.5, 5000)
     result = fitted(compositions, energies, chunk)
+    np.testing.assert_array_equal(result.energies, fitted(compositions, energies, 7).energies)
     expected, rms = dense(compositions, energies)
     assert abs(energies).max() > 2e7
     np.testing.assert_allclose(result.energies, expected, rtol=0, atol=1e-6)

@@ -262,8 +262,8 @@ def test_a_preset_is_a_name_a_dictionary_or_a_configuration():
 def test_wrong_requests_say_what_would_be_right():
     with pytest.raises(ConfigError, match=r"unknown model preset 'lamm-sx'\. Did you mean 'lamm-"):
         build("lamm-sx", ["a"])
-    with pytest.raises(ConfigError, match="chanels"):
-        build({"preset": "lamm-s", "encoder": {"chanels": 3}}, ["a"])
+    with pytest.raises(ConfigError, match="num_layer"):
+        build({"preset": "lamm-s", "encoder": {"num_layer": 3}}, ["a"])
     with pytest.raises(ConfigError, match="one or more different names"):
         build("lamm-xs", ["a", "a"])
     model = build("lamm-xs", ["oc20", "qmugs"])

@@ -46,7 +46,11 @@ def main(folder: Path, out: Path, batch_size: int) -> None:
                     "loss": world.sum(loss.total.detach().clone()),
                     "structures": planned.structures,
                     "mine": batch.num_structures,
-                    "gradients": [parameter.grad.clone() for parameter in model.parameters()],
+                    "gradients": [
+                        parameter.grad.clone()
+                        for parameter in model.parameters()
+                        if parameter.requires_grad
+                    ],
                 }
             )
             model.zero_grad()

@@ -52,6 +52,12 @@ def test_a_run_folder_holds_what_was_promised(tmp_path: Path):
     assert 0 <= line["data_wait"] <= 1
 
 
+class Stopped(engine.StopRequest):
+    def __enter__(self):
+        self.signal_number = 15
+        return super().__enter__()
+
+
 def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -60,15 +66,10 @@ def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
     halves = small_config(tmp_path, to=tmp_path / "halves")
 
     with monkeypatch.context() as patch:
-        real = engine.StopRequest.__enter__
-
-        def enter(self):
-            real(self)
-            patch.setattr(engine.World, "any", lambda world, flag, n=iter(range(99)): next(n) == 2)
-            self.signal_number = 15
-            return self
-
-        patch.setattr(engine.StopRequest, "__enter__", enter)
+        # SIGTERM "arrives" at once; the ranks notice at their third report, after step 6.
+        reports = iter([False, False, True])
+        patch.setattr(engine.World, "any", lambda world, flag: next(reports))
+        patch.setattr(engine, "StopRequest", Stopped)
         with pytest.raises(InterruptedRunError, match="step 6 of 12"):
             pretrain(halves, quiet=True)
     assert (halves.to / "last").resolve().name == "step-6"

@@ -37,7 +37,7 @@ def test_two_ranks_give_the_loss_and_the_gradients_of_one(tmp_path: Path):
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     for alone, together in zip(one, two, strict=True):
         assert alone["structures"] == together["structures"]
-        assert together["mine"] < alone["mine"]
+        assert together["mine"] < alone["mine"] or alone["mine"] == 1  # one rank has nothing then
         assert together["loss"].item() == pytest.approx(alone["loss"].item(), abs=1e-10)
         for expected, found in zip(alone["gradients"], together["gradients"], strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)

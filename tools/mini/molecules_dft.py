@@ -186,11 +186,12 @@ def main() -> None:
     arguments.formatter_class = argparse.RawDescriptionHelpFormatter
     arguments.add_argument("subset", choices=sorted(MOLECULES))
     arguments.add_argument("--per-molecule", type=int, default=12)
+    arguments.add_argument("--limit", type=int, default=440, help="structures to compute")
     arguments.add_argument("--check", action="store_true", help="compare two forces and stop")
     options = arguments.parse_args()
     RDLogger.DisableLog("rdApp.*")
     name = options.subset
-    jobs = geometries(name, options.per_molecule, options.seed)
+    jobs = geometries(name, options.per_molecule, options.seed)[: options.limit]
     if options.check:
         check_forces(name, jobs)
         return

@@ -30,8 +30,8 @@ MAX_FORCE = 20.0
 """Largest force component that is kept, in eV/Å."""
 SIZES = {
     "slabs_chgnet": 150,
-    "oxides_chgnet": 340,
-    "oxides_is2re_chgnet": 220,
+    "oxides_chgnet": 320,
+    "oxides_is2re_chgnet": 180,
     "downstream_sevennet": 900,
 }
 """Systems per subset; each of the first two gives several structures."""

@@ -21,7 +21,7 @@ SINGULAR = 1e-11
 """Singular values below this share of the largest are rounding: there, elements go together."""
 NO_RESIDUAL = 1e-6
 """eV; an rms residual below this is rounding: the references explain every energy."""
-_ROWS = 4096
+_ROWS = 2048
 _FIT_ROWS = 1024
 
 
@@ -84,6 +84,8 @@ class ReferenceAccumulator:
 
     def __init__(self) -> None:
         self._triangle = np.zeros((0, NUM_ELEMENTS + 1))
+        self._waiting = np.zeros((_ROWS, NUM_ELEMENTS + 1))
+        self._num_waiting = 0
         self._known = np.zeros(NUM_ELEMENTS, dtype=bool)
         self.num_structures = 0
 
@@ -92,7 +94,7 @@ class ReferenceAccumulator:
         compositions: Float[np.ndarray, "structures 119"],
         energies: Float[np.ndarray, " structures"],
     ) -> None:
-        """Take structures in.
+        """Take structures in; how many at a time makes no difference, to the last bit.
 
         Args:
             compositions: atoms of each element.
@@ -100,11 +102,21 @@ class ReferenceAccumulator:
         """
         self._known |= (compositions > 0).any(axis=0)
         self.num_structures += len(energies)
-        for start in range(0, len(energies), _ROWS):
-            part = slice(start, start + _ROWS)
-            rows = np.column_stack((compositions[part], energies[part])).astype(np.float64)
-            stacked = np.vstack((self._triangle, rows))
-            self._triangle = np.asarray(np.linalg.qr(stacked, mode="r"))
+        first = 0
+        while first < len(energies):
+            last = min(first + _ROWS - self._num_waiting, len(energies))
+            filled = self._num_waiting + last - first
+            self._waiting[self._num_waiting : filled, :-1] = compositions[first:last]
+            self._waiting[self._num_waiting : filled, -1] = energies[first:last]
+            self._num_waiting, first = filled, last
+            if filled == _ROWS:
+                self._triangle = self._folded()
+                self._num_waiting = 0
+
+    def _folded(self) -> Float64[np.ndarray, "rows 120"]:
+        """The triangle with the waiting structures in it."""
+        stacked = np.vstack((self._triangle, self._waiting[: self._num_waiting]))
+        return np.asarray(np.linalg.qr(stacked, mode="r"))
 
     def solve(self) -> ReferenceEnergies:
         """The energies per element so far.
@@ -115,7 +127,8 @@ class ReferenceAccumulator:
         energies = np.zeros(NUM_ELEMENTS)
         if not self._known.any():
             return ReferenceEnergies(energies, self._known.copy(), 0.0)
-        counts, target = self._triangle[:, :-1], self._triangle[:, -1]
+        triangle = self._folded()
+        counts, target = triangle[:, :-1], triangle[:, -1]
         left, size, right = np.linalg.svd(counts[:, self._known], full_matrices=False)
         useful = size > SINGULAR * size[0]
         along = left[:, useful].T @ target / size[useful]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class GraphBatch:
         dtype: torch.dtype = torch.float32,
         subset_index: Tensor | None = None,
         ids: Tensor | None = None,
-    ) -> Self:
+    ) -> "GraphBatch":
         """Build the graphs of some structures and put them into one batch.
 
         Args:
@@ -156,7 +156,7 @@ class GraphBatch:
         *,
         graph_config: GraphConfig | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Self:
+    ) -> "GraphBatch":
         """One structure as a batch, with edges that are given or looked for.
 
         Args:
@@ -196,7 +196,7 @@ class GraphBatch:
         offsets = np.zeros((index.shape[-1], 3)) if cell_offsets is None else _array(cell_offsets)
         return batch._with_edges(index, offsets, "directed")
 
-    def with_edges_for(self, graph_config: GraphConfig) -> Self:
+    def with_edges_for(self, graph_config: GraphConfig) -> "GraphBatch":
         """The same batch with edges as `graph_config` wants them, or itself where they are so.
 
         Edges are looked for where there are none yet, and paired where they have to be and aren't.
@@ -212,7 +212,7 @@ class GraphBatch:
         )
         return self._with_edges(index, offsets, "paired")
 
-    def _with_new_edges(self, graph_config: GraphConfig) -> Self:
+    def _with_new_edges(self, graph_config: GraphConfig) -> "GraphBatch":
         positions = self.positions.detach().cpu().double().numpy()
         cell, pbc = self.cell.detach().cpu().double().numpy(), self.pbc.cpu().numpy()
         last = np.cumsum(self.num_atoms.cpu().numpy())
@@ -227,7 +227,7 @@ class GraphBatch:
 
     def _with_edges(
         self, edge_index: NDArray[np.int64], cell_offsets: NDArray[Any], kind: EdgeKind
-    ) -> Self:
+    ) -> "GraphBatch":
         num_atoms = len(self.atomic_numbers)
         if edge_index.ndim != 2 or cell_offsets.shape != (edge_index.shape[1], 3):
             raise DataError(
@@ -253,7 +253,7 @@ class GraphBatch:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         non_blocking: bool = False,
-    ) -> Self:
+    ) -> "GraphBatch":
         """The same batch on another device or in another precision; energies stay float64."""
 
         def move(name: str, tensor: Tensor) -> Tensor:
@@ -262,15 +262,15 @@ class GraphBatch:
 
         return self._map(move)
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "GraphBatch":
         """The same batch in page-locked memory, from where copies to a GPU needn't wait."""
         return self._map(lambda _, tensor: tensor.pin_memory())
 
-    def copy(self) -> Self:
+    def copy(self) -> "GraphBatch":
         """The same batch in memory of its own."""
         return self._map(lambda _, tensor: tensor.clone())
 
-    def _map(self, change: Callable[[str, Tensor], Tensor]) -> Self:
+    def _map(self, change: Callable[[str, Tensor], Tensor]) -> "GraphBatch":
         values: dict[str, Any] = {
             field.name: change(field.name, value)
             for field in fields(self)

@@ -345,8 +345,7 @@ def _pick(values: Tensor, column: Tensor | None) -> Tensor:
     """One column of each row, (X, D, ...) to (X, 1, ...); all of them where none is named."""
     if column is None:
         return values
-    index = column.reshape(-1, *(1 for _ in values.shape[1:]))
-    return values.gather(1, index.expand(-1, 1, *values.shape[2:]))
+    return values[torch.arange(len(column), device=column.device), column][:, None]
 
 
 def _each_atom(scale: Tensor, batch: GraphBatch) -> Tensor:
@@ -370,5 +369,6 @@ def _forces_and_stress(
     )  # (B, 3, 3)
     virial = 0.5 * (virial + virial.transpose(1, 2))
     volume = torch.linalg.det(batch.cell.double()).abs()[:, None]  # (B, 1)
-    voigt = virial[:, (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]  # (B, 6)
+    order = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+    voigt = torch.stack([virial[:, a, b] for a, b in order], dim=1)  # (B, 6)
     return forces, torch.where(volume > 0, voigt / volume.clamp(min=1e-12), 0.0).to(voigt.dtype)

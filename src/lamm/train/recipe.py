@@ -1,0 +1,60 @@
+"""The recipe of a training: loss, optimizer, batches, length; the same for every model and task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+
+from lamm.balance.settings import BalanceConfig
+from lamm.loss import LossConfig
+from lamm.schema import Frozen
+from lamm.train.optim import OptimConfig
+
+
+class TrainConfig(Frozen):
+    """Length of a run, precision, and how often it reports, validates and saves."""
+
+    epochs: NonNegativeInt | None = None
+    """Passes over the joint data set; give this or `steps`."""
+    steps: NonNegativeInt | None = None
+    """Optimizer steps; give this or `epochs`."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16` computes the layers in it by autocast; sums and weights stay in float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: NonNegativeInt = 1
+    """Processes per rank that read structures and build graphs."""
+    deterministic: bool = False
+    """Refuse GPU kernels whose sums depend on timing; a CPU run is always reproducible."""
+    log_every: PositiveInt = 10
+    """Steps between lines of metrics; all ranks agree there whether to stop at a signal."""
+    validate_every: PositiveInt | None = None
+    """Steps between validations; ten in a run where left out. The last step always validates."""
+    checkpoint_every: PositiveInt | None = None
+    """Steps between checkpoints; as `validate_every` where left out."""
+    keep_checkpoints: PositiveInt = 2
+    """How many of the latest checkpoints stay, beside the best."""
+    val_atoms_per_batch: PositiveInt = 1024
+    """Atoms of a validation batch; a larger structure is one alone."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give the length of the run as `epochs` or as `steps`, one of the two")
+        return self
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the loop is told beside model and data."""
+
+    loss: LossConfig
+    optim: OptimConfig
+    balance: BalanceConfig
+    train: TrainConfig
+    seed: int

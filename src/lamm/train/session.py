@@ -1,0 +1,188 @@
+"""What a run carries from step to step, and what it does between steps: report, validate, save."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamm.data.joint import JointDataset
+from lamm.errors import BadAnswerError, CheckpointError, ConfigError
+from lamm.loss import LossTerms
+from lamm.models.potential import Potential
+from lamm.train.batches import PlannedStep
+from lamm.train.checkpoint import TrainState, resume_checkpoint, save_checkpoint
+from lamm.train.distributed import World
+from lamm.train.ema import AveragedWeights
+from lamm.train.optim import build_optimizer
+from lamm.train.recipe import Recipe
+from lamm.train.report import MetricsFile, memory_mib
+from lamm.train.validation import validate
+
+ADVICE = (
+    "Lower `optim.lr` or `optim.clip_norm`, lengthen `optim.warmup_steps`, "
+    "or look for wrong labels with `lamm data info`."
+)
+
+
+class Totals:
+    """Sums over the steps since the last report, kept on the device so that no step waits."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.terms = torch.zeros(3, dtype=torch.float64, device=device)
+        self.norm = torch.zeros((), device=device)
+        self.start = time.perf_counter()
+        self.steps = self.structures = self.atoms = 0
+        self.wait = self.imbalance = 0.0
+
+    def add(self, planned: PlannedStep, loss: LossTerms, norm: Tensor) -> None:
+        """Count a step."""
+        self.terms += torch.stack([term.detach() for term in loss]).to(self.terms)
+        self.norm += norm
+        self.steps += 1
+        self.structures += planned.structures
+        self.atoms += planned.batch.atomic_numbers.shape[0]
+        self.wait += planned.wait
+        self.imbalance += planned.imbalance
+
+
+class Session:
+    """Model, optimizer, averaged weights and progress of one run on this rank."""
+
+    def __init__(
+        self,
+        model: Potential,
+        joint: JointDataset,
+        recipe: Recipe,
+        run_dir: Path,
+        world: World,
+        resume: bool,
+    ) -> None:
+        if len(joint.ids("val")) == 0:
+            raise ConfigError(
+                "no structure is left for validation. Raise `data.val_fraction`, or give splits."
+            )
+        self.model = model.to(world.device).train()
+        self.joint, self.recipe, self.run_dir, self.world = joint, recipe, run_dir, world
+        self.optimizer = build_optimizer(model, model.encoder, recipe.optim)
+        decay = recipe.optim.ema_decay
+        self.averaged = AveragedWeights(model, decay) if decay else None
+        self.state = TrainState(seed=recipe.seed)
+        if resume:
+            folder = _last(run_dir)
+            self.state = resume_checkpoint(folder, model, self.optimizer, self.averaged)
+        self.metrics = MetricsFile(run_dir, self.state.step) if world.is_main else None
+        self._started = time.perf_counter() - self.state.seconds
+        self._totals = Totals(world.device)
+
+    def count(
+        self, planned: PlannedStep, steps_per_epoch: int, loss: LossTerms, norm: Tensor
+    ) -> None:
+        """Note that a step was done."""
+        self.state.step = planned.step + 1
+        self.state.epoch = self.state.step / steps_per_epoch
+        self.state.cursor += planned.structures
+        self.state.seconds = time.perf_counter() - self._started
+        self._totals.add(planned, loss, norm)
+
+    def report(self) -> dict[str, Any]:
+        """Write a line about the steps since the last one; only this waits for the device.
+
+        Raises:
+            BadAnswerError: the loss of one of them isn't finite.
+        """
+        totals, self._totals = self._totals, Totals(self.world.device)
+        mine = torch.cat([totals.terms, totals.terms.new_tensor([totals.atoms, totals.wait])])
+        loss, energy, forces, atoms, wait = self.world.sum(mine).tolist()
+        steps, state = totals.steps, self.state
+        if not math.isfinite(loss):
+            raise BadAnswerError(
+                f"the loss is {loss} within the {steps} steps up to {state.step}. {ADVICE}"
+            )
+        seconds = time.perf_counter() - totals.start
+        line = {
+            "kind": "train",
+            "step": state.step,
+            "epoch": state.epoch,
+            "seconds": state.seconds,
+            "loss": loss / steps,
+            "energy_loss": energy / steps,
+            "force_loss": forces / steps,
+            "lr": max(float(group["lr"]) for group in self.optimizer.param_groups),
+            "grad_norm": float(totals.norm) / steps,
+            "structures_per_s": totals.structures / seconds,
+            "atoms_per_s": atoms / seconds,
+            "step_ms": 1000 * seconds / steps,
+            "data_wait": wait / self.world.size / seconds,
+            "imbalance": totals.imbalance / steps,
+            "memory_mib": memory_mib(self.world.device),
+        }
+        if self.metrics is not None:
+            self.metrics.write(line)
+        return line
+
+    def validate(self) -> bool:
+        """Validate with the averaged weights and write a line.
+
+        Returns:
+            Whether this is the best step so far.
+
+        Raises:
+            BadAnswerError: the validation loss isn't finite.
+        """
+        if self.averaged is None:
+            result = self._validate()
+        else:
+            with self.averaged.applied():
+                result = self._validate()
+        state, loss = self.state, result["loss"]
+        if not math.isfinite(loss):
+            raise BadAnswerError(f"step {state.step}: the validation loss is {loss}. {ADVICE}")
+        if self.metrics is not None:
+            self.metrics.write(
+                {"kind": "validation", "step": state.step, "seconds": state.seconds, **result}
+            )
+        self._totals.start = time.perf_counter()  # its time is no step's
+        if state.best_loss is not None and loss >= state.best_loss:
+            return False
+        state.best_loss, state.best_step = loss, state.step
+        return True
+
+    def _validate(self) -> dict[str, Any]:
+        return validate(
+            self.model,
+            self.joint,
+            self.recipe.loss,
+            self.world,
+            atoms_per_batch=self.recipe.train.val_atoms_per_batch,
+        )
+
+    def save(self, is_best: bool) -> None:
+        """Save a checkpoint; all ranks wait until it is there."""
+        if self.world.is_main:
+            save_checkpoint(
+                self.run_dir,
+                self.model,
+                self.optimizer,
+                self.averaged,
+                self.state,
+                is_best=is_best,
+                keep=self.recipe.train.keep_checkpoints,
+            )
+        self.world.wait()
+
+    def close(self) -> None:
+        """Put the metrics on the disk."""
+        if self.metrics is not None:
+            self.metrics.close()
+
+
+def _last(run_dir: Path) -> Path:
+    link = run_dir / "last"
+    if not link.exists():
+        raise CheckpointError(f"{run_dir}: no checkpoint to resume from. Start without --resume.")
+    return link.resolve()
