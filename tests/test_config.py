@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small import small_config
 
 from lamm.config import json_schema, override, read_finetune_config, read_run_config, to_yaml
 from lamm.errors import ConfigError
+from small import small_config
 
 
 @pytest.fixture

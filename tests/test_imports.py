@@ -53,7 +53,9 @@ def test_importing_the_package_is_quick_and_pulls_in_nothing_heavy():
         "import time, sys; start = time.perf_counter(); import lamm; "
         "print(time.perf_counter() - start, *sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     seconds, *modules = done.stdout.split()
     assert float(seconds) < 1.0
     assert not {"torch", "ase", "pyarrow", "matplotlib", "rdkit", "umap"} & set(modules)

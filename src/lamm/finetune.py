@@ -14,9 +14,8 @@ from lamm.data.store import Store
 from lamm.errors import CheckpointError, ConfigError, nearest_names
 from lamm.models.potential import ModelConfig, Potential
 from lamm.schema import parse
-from lamm.train.checkpoint import load, weights_file
+from lamm.train.checkpoint import TrainState, load, weights_file
 from lamm.train.distributed import join, leave
-from lamm.train.engine import TrainState
 from lamm.train.run import run_training, set_normalisation
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import small_config, small_store
 
 from lamm.data.joint import DataConfig, JointDataset, store_path
 from lamm.data.loader import PlannedBatches, load_batches, split_parts
 from lamm.errors import ConfigError, StoreError
 from lamm.graph.neighbors import GraphConfig
+from small import small_config, small_store
 
 GRAPH = GraphConfig(cutoff=4.0)
 

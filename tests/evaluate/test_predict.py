@@ -5,13 +5,13 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
-from small import small_structure
 
 from lamm.errors import ConfigError, DataError
 from lamm.evaluate.evaluation import evaluate_structures
 from lamm.evaluate.predict import choose_column, in_batches, predict, structure_of, unknown_elements
 from lamm.models.potential import Potential, build
 from lamm.structure import Structure
+from small import small_structure
 
 ENCODER = {
     "name": "painn",
@@ -60,7 +60,7 @@ def test_no_head_will_do_only_where_there_is_one() -> None:
     with pytest.raises(ConfigError, match="a, b"):
         choose_column(potential(), None)
     with pytest.raises(ConfigError, match="Did you mean 'only'"):
-        choose_column(potential(subsets=("only",)), "onyl")
+        choose_column(potential(subsets=("only",)), "onlyy")
 
 
 def test_training_mode_comes_back(structures: list[Structure]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from awkward import AWKWARD, CUTOFF, MAX_NEIGHBORS
 
+from awkward import AWKWARD, CUTOFF, MAX_NEIGHBORS
 from lamm.errors import DataError
 from lamm.graph import GraphBatch, GraphConfig, edge_vectors, neighbor_edges
 

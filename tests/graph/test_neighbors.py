@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+
 from awkward import (
     AWKWARD,
     CUTOFF,
@@ -16,7 +17,6 @@ from awkward import (
     structure,
     turned,
 )
-
 from lamm.graph.neighbors import GraphConfig, count_edges, neighbor_edges, paired_edges
 from lamm.structure import Structure
 

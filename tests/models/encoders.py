@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from awkward import CUTOFF, MAX_NEIGHBORS
 
+from awkward import CUTOFF, MAX_NEIGHBORS
 from lamm.graph import GraphBatch
 from lamm.models import ModelConfig, Potential, Prediction, build
 from lamm.models.painn import PaiNNConfig

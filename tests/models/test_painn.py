@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from awkward import AWKWARD, CUTOFF
 from encoders import PAINN, SMOOTH, small_model
 from pydantic import ValidationError
 from torch.testing import assert_close
 
+from awkward import AWKWARD, CUTOFF
 from lamm.graph import GraphBatch, edge_vectors
 from lamm.models import ModelConfig, painn
 from lamm.models.painn import PaiNN, PaiNNConfig

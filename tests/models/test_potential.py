@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from awkward import AWKWARD
 from encoders import MODELS, PAINN, SMOOTH, SUBSETS, small_model
 from torch.testing import assert_close
 
+from awkward import AWKWARD
 from lamm.errors import CheckpointError, ConfigError, DataError
 from lamm.graph import GraphBatch
 from lamm.models import PRESETS, ModelConfig, Potential, build, count_parameters

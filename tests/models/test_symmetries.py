@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from awkward import AWKWARD, moved, random_rotation, reordered, turned
 from encoders import MODELS, predict, small_model
 from torch.testing import assert_close
 
+from awkward import AWKWARD, moved, random_rotation, reordered, turned
 from lamm.graph import GraphBatch
 from lamm.models import Potential
 

@@ -1,13 +1,12 @@
 """Loss and gradients of the first mini-batches, in float64, as the ranks of one run see them.
 
-Run by torchrun, or alone: ``ranks.py FOLDER OUT.pt BATCH_SIZE``. Rank 0 writes what it ends up with.
+Run by torchrun, or alone: ``ranks.py FOLDER OUT.pt BATCH_SIZE``. Rank 0 writes what it has.
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from small import small_config
 
 from lamm.data.joint import JointDataset
 from lamm.loss import Normalised, normalise, universal_loss
@@ -15,6 +14,7 @@ from lamm.models.potential import build
 from lamm.train.batches import Schedule
 from lamm.train.distributed import join, leave, share_gradients
 from lamm.train.run import set_normalisation
+from small import small_config
 
 
 def main(folder: Path, out: Path, batch_size: int) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_config
 
 from lamm.errors import CheckpointError
 from lamm.files import replaced_folder
@@ -20,6 +19,7 @@ from lamm.train.checkpoint import (
 )
 from lamm.train.ema import AveragedWeights
 from lamm.train.optim import OptimConfig, build_optimizer
+from small import small_config
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_truncated_file_is_refused(saved):
 
 def test_a_missing_checkpoint_offers_near_names(saved):
     run, _, _ = saved
-    with pytest.raises(CheckpointError, match="no such run.*'run'"):
+    with pytest.raises(CheckpointError, match=r"no such run.*'run'"):
         load(run.parent / "runn")
     with pytest.raises(CheckpointError, match="has saved a step"):
         load(run.parent)

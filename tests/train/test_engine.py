@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_config
 from safetensors.torch import load_file
 
 from lamm.errors import BadAnswerError, CheckpointError, ConfigError, InterruptedRunError
-from lamm.train import engine
 from lamm.evaluate.curves import read_metrics
+from lamm.train import engine
 from lamm.train.run import pretrain
+from small import small_config
 
 
 def lines_of(run: Path, kind: str) -> list[dict]:

@@ -1,5 +1,7 @@
 """Learning rate, parameter groups, averaged weights."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -28,7 +30,7 @@ def test_the_rate_rises_linearly_then_falls_along_a_cosine():
     assert factors[9] == pytest.approx(1.0)
     assert factors[60] == pytest.approx(0.55)
     assert factors[110] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[10:]))
 
 
 def test_only_matrices_decay_and_the_encoder_has_its_own_rate():

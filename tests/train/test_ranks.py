@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small import small_config
 
 from lamm.evaluate.curves import read_metrics
+from small import small_config
 
 HERE = Path(__file__).parent
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

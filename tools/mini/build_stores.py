@@ -10,9 +10,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from lamm.data.ingest import ingest
-
 from lamm.data.cards import CardHeader
+from lamm.data.ingest import ingest
 from lamm.schema import load_yaml, parse
 
 SHARD_BYTES = 400_000

@@ -15,6 +15,10 @@ import argparse
 
 import numpy as np
 from ase import Atoms
+from pyscf import dft, gto
+from rdkit import Chem, RDLogger
+from rdkit.Chem import AllChem
+
 from common import (
     BOHR,
     HARTREE,
@@ -26,9 +30,6 @@ from common import (
     run_chunks,
     write_card,
 )
-from pyscf import dft, gto
-from rdkit import Chem, RDLogger
-from rdkit.Chem import AllChem
 
 MAX_FORCE = 25.0
 """Largest force component that is kept, in eV/Å."""

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from common import BOHR, HARTREE, Job, labelled, logger, parser, run_chunks, write_card
 from rdkit import Chem, RDConfig, RDLogger
 from rdkit.Chem import AllChem, rdMolDescriptors
+
+from common import BOHR, HARTREE, Job, labelled, logger, parser, run_chunks, write_card
 
 ELEMENTS = {1, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53}
 SIZES = {"molecules_unlabelled": 2800, "molecules_gfn2": 1200}

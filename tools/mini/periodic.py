@@ -21,6 +21,7 @@ from ase.calculators.calculator import Calculator
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import BFGS, FIRE
+
 from common import Job, labelled, parser, run_chunks, write_card
 from periodic_cells import acceptable, disordered_cell, ionic_crystal, rattled, slab, strained
 

@@ -8,6 +8,7 @@ from ase.build import add_adsorbate, bcc110, bulk, fcc100, fcc111, hcp0001, mole
 from ase.constraints import FixAtoms
 from ase.data import covalent_radii
 from ase.symbols import symbols2numbers
+
 from common import closest_contact
 
 FCC = ["Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au"]

@@ -245,7 +245,8 @@ def _write(to: Path, result: dict[str, Any], evaluation: Evaluation) -> None:
     )
     means = [(name, value, unit) for name, unit, value in _table(evaluation) if "RMSE" not in name]
     page.facts([("structures", evaluation.errors["structures"], _split_words(result)), *means])
-    page.section("Errors", _EXPLANATION)
+    is_noise = "denoising_mae_own_ang" in evaluation.errors
+    page.section("Errors", _NOISE_EXPLANATION if is_noise else _EXPLANATION)
     page.table(
         ["Quantity", "Error", "Unit"],
         [(name, value, unit) for name, unit, value in _table(evaluation)],
@@ -257,15 +258,15 @@ def _write(to: Path, result: dict[str, Any], evaluation: Evaluation) -> None:
         page.figure(figure, _parity_caption(evaluation))
     worst = evaluation.worst()
     if worst:
+        columns = [(key, title) for key, title in _ERRORS_OF_ONE if worst[0].get(key) is not None]
         page.section("Largest errors", "All structures are in `structures.csv`.")
         page.table(
-            ["Structure", "Atoms", "Energy error (meV/atom)", "Forces MAE (meV/Å)"],
+            ["Structure", "Atoms", *(title for _, title in columns)],
             [
                 (
                     row["id"] or row["origin"] or "–",
                     row["num_atoms"],
-                    row["energy_error_mev_per_atom"],
-                    row["forces_mae_mev_per_ang"],
+                    *(row[key] for key, _ in columns),
                 )
                 for row in worst
             ],
@@ -274,6 +275,16 @@ def _write(to: Path, result: dict[str, Any], evaluation: Evaluation) -> None:
     page.write(to / "report.html")
 
 
+_ERRORS_OF_ONE = (
+    ("energy_error_mev_per_atom", "Energy error (meV/atom)"),
+    ("forces_mae_mev_per_ang", "Forces MAE (meV/Å)"),
+    ("denoising_mae_own_ang", "Noise MAE (Å)"),
+)
+_NOISE_EXPLANATION = (
+    "Each structure has the same noise in every evaluation. The error is the mean absolute one "
+    "over the components of all atoms: against the labels as they are and (fair) with each "
+    "structure's mean removed from label and prediction (Fig. 7)."
+)
 _EXPLANATION = (
     "Energies are compared per atom, forces by Cartesian component over all free atoms, stresses "
     "by component. The force vector error is the mean length of the difference."

@@ -145,15 +145,13 @@ def md(
 
 
 def _draw_velocities(atoms: Atoms, temperature: float, seed: int) -> None:
+    """Momenta of the Maxwell-Boltzmann distribution; fixed atoms have none."""
     import numpy as np
-    from ase.md.velocitydistribution import (
-        MaxwellBoltzmannDistribution,
-        Stationary,
-        ZeroRotation,
-    )
+    from ase import units
+    from ase.md.velocitydistribution import Stationary, ZeroRotation
 
-    generator = np.random.default_rng(seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=generator)
+    width = np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]  # (N, 1)
+    atoms.set_momenta(width * np.random.default_rng(seed).normal(size=(len(atoms), 3)))
     if not atoms.constraints and len(atoms) > 1:
         Stationary(atoms)
         if not atoms.pbc.any():

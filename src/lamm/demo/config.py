@@ -16,8 +16,8 @@ from lamm.errors import ConfigError
 from lamm.loss import LossConfig
 from lamm.models.potential import ModelConfig
 from lamm.schema import Frozen, load_yaml, parse
-from lamm.train.engine import TrainConfig
 from lamm.train.optim import OptimConfig
+from lamm.train.recipe import TrainConfig
 
 
 class StageConfig(Frozen):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 200_000
 """Points that are kept for each panel of the parity plot: the first ones. Errors are over all."""
+FORCES, NOISE = "forces_mae_mev_per_ang", "denoising_mae_own_ang"
 WORST = 10
 """Structures that `Evaluation.worst` names."""
 
@@ -53,7 +54,10 @@ class Evaluation:
     errors: dict[str, Any]
     """Keys of `ErrorSums.result`."""
     rows: list[dict[str, Any]]
-    """Per structure: id, origin, num_atoms, energies in eV, and errors in meV/atom and meV/Å."""
+    """Per structure: id, origin, num_atoms, energies in eV, and errors in meV/atom and meV/Å.
+
+    Instead of forces a denoising task has the mean absolute error of the noise in Å.
+    """
     panels: list[Parity]
     """Energy, forces and stress, where there are labels."""
     num_points: int
@@ -66,8 +70,8 @@ class Evaluation:
 
     def worst(self) -> list[dict[str, Any]]:
         """Rows with the largest error of forces, or of energies where there are no forces."""
-        for key in ("forces_mae_mev_per_ang", "energy_error_mev_per_atom"):
-            having = [row for row in self.rows if row[key] is not None]
+        for key in (FORCES, NOISE, "energy_error_mev_per_atom"):
+            having = [row for row in self.rows if row.get(key) is not None]
             if having:
                 return sorted(having, key=lambda row: -abs(row[key]))[:WORST]
         return []
@@ -111,7 +115,7 @@ def evaluate_structures(
         points["forces"].add(batch.forces[labelled], forces[labelled])
         if stress is not None:
             points["stress"].add(batch.stress[batch.has_stress], stress[batch.has_stress])
-        rows.extend(_rows(item, energy, forces))
+        rows.extend(_rows(item, energy, forces, denoising))
         if progress is not None:
             progress(len(rows))
     errors = sums.result(["all"])["all"]
@@ -144,8 +148,11 @@ def _panels(points: dict[str, _Points], errors: dict[str, Any], denoising: bool)
     return panels
 
 
-def _rows(item: EvaluatedBatch, energy: torch.Tensor, forces: torch.Tensor) -> list[dict[str, Any]]:
+def _rows(
+    item: EvaluatedBatch, energy: torch.Tensor, forces: torch.Tensor, denoising: bool
+) -> list[dict[str, Any]]:
     """One row per structure of a batch."""
+    force_key, factor = (NOISE, 1.0) if denoising else (FORCES, 1000.0)
     batch = item.batch
     labelled = batch.free & batch.has_forces[batch.structure_index]
     difference = (forces.double() - batch.forces.double()).abs().mean(dim=1) * labelled  # (N,)
@@ -158,7 +165,7 @@ def _rows(item: EvaluatedBatch, energy: torch.Tensor, forces: torch.Tensor) -> l
         energy.tolist(),
         batch.energy.tolist(),
         batch.has_energy.tolist(),
-        (1000 * mae).tolist(),
+        (factor * mae).tolist(),
         batch.has_forces.tolist(),
         strict=True,
     )
@@ -172,7 +179,7 @@ def _rows(item: EvaluatedBatch, energy: torch.Tensor, forces: torch.Tensor) -> l
             "energy_error_mev_per_atom": (
                 1000 * (predicted - label) / structure.num_atoms if has_energy else None
             ),
-            "forces_mae_mev_per_ang": force_error if has_forces else None,
+            force_key: force_error if has_forces else None,
         }
         for structure, predicted, label, has_energy, force_error, has_forces in columns
     ]

@@ -271,6 +271,7 @@ def finetuning_curves(
     energy_threshold: float | None = None,
     forces_threshold: float | None = None,
     window: int = 31,
+    step_label: str = "fine-tuning step",
 ) -> Figure:
     """Fine-tuning runs beside each other: energy and forces, training and validation (Fig. 9).
 
@@ -280,7 +281,8 @@ def finetuning_curves(
         curves: the runs, such as from scratch and pre-trained.
         energy_threshold: meV/atom to draw a line at.
         forces_threshold: meV/Å likewise.
-        window: points of the moving average of training curves.
+        window: points of the moving average of training curves; fewer where they are short.
+        step_label: what the steps are.
     """
     panels = [
         ("Energy", "MAE (meV/atom)", "energy", "train_energy", energy_threshold),
@@ -294,6 +296,8 @@ def finetuning_curves(
         raise ConfigError("no learning curve to draw; the runs have no metrics yet.")
     figure, all_axes = new_figure(1, len(panels), height=3.1, width=WIDTH)
     colours = _run_colours(len(curves))
+    shown = [series for p in panels for c in curves if (series := getattr(c, p[3])) is not None]
+    window = _fitting(window, shown)
     for axes, (title, unit, validation, training, threshold) in zip(all_axes, panels, strict=True):
         for curve, colour in zip(curves, colours, strict=True):
             faint = getattr(curve, training)
@@ -314,13 +318,13 @@ def finetuning_curves(
             _threshold_line(axes, threshold)
         axes.set(title=title, ylabel=unit)
         log_axis(axes, "y")
-        step_axis(axes, "fine-tuning step", ticks=6 - len(panels))
+        step_axis(axes, step_label, ticks=6 - len(panels))
     handles = [
         Line2D([], [], color=colour, marker="o", markersize=4, label=curve.label)
         for curve, colour in zip(curves, colours, strict=True)
     ]
-    if any(getattr(curve, p[3]) is not None for curve in curves for p in panels):
-        note = f"training, {window}-point mean" if window > 1 else "training"
+    if shown:
+        note = _smoothed(window)
         handles.append(Line2D([], [], color=FAINT, alpha=0.6, linewidth=1.1, label=note))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
     return figure
@@ -336,6 +340,15 @@ def finetuning_rows(curves: Sequence[LearningCurve]) -> list[dict[str, Any]]:
         if (series := getattr(curve, name)) is not None
         for step, value in zip(*series, strict=True)
     ]
+
+
+def _fitting(window: int, curves: Sequence[Series]) -> int:
+    """At most a tenth of the shortest curve: a mean over more would hide its course."""
+    return max(min([window, *(len(curve.steps) // 10 for curve in curves)]), 1)
+
+
+def _smoothed(window: int) -> str:
+    return f"training, {window}-point mean" if window > 1 else "training"
 
 
 def _threshold_line(axes: Axes, threshold: float) -> None:
@@ -369,9 +382,11 @@ def training_curves(
     figure, (top, bottom) = new_figure(
         2, height=4.0, sharex=True, gridspec_kw={"height_ratios": [3, 1.1]}
     )
-    top.plot(*loss, color=PALETTE[0], alpha=0.25, linewidth=0.9)
+    window = _fitting(window, [loss])
+    if window > 1:
+        top.plot(*loss, color=PALETTE[0], alpha=0.25, linewidth=0.9)
     smooth = moving_average(loss.values, window)
-    top.plot(loss.steps, smooth, color=PALETTE[0], label=f"training, {window}-point mean")
+    top.plot(loss.steps, smooth, color=PALETTE[0], label=_smoothed(window))
     top.plot(*validation_loss, "o-", color=PALETTE[1], markersize=3.5, label="validation")
     top.legend(loc="upper right")
     top.set(title="Loss of Eq. (5)", ylabel="loss (no unit)")

@@ -116,7 +116,7 @@ class Page:
         right = [_is_numeric(column) for column in cells]
         texts = [format_column(column) for column in cells]
         head = "".join(
-            f'<th scope="col"{_aligned(right[k])}>{_inline(name)}</th>'
+            f'<th scope="col"{_aligned(right[k])}>{_whole_units(_inline(name))}</th>'
             for k, name in enumerate(columns)
         )
         body = "".join(
@@ -255,6 +255,11 @@ def _cell(text: str, heads_row: bool, right: bool, strong: bool) -> str:
     if heads_row:
         return f'<th scope="row"{_aligned(right)}>{inner}</th>'
     return f"<td{_aligned(right)}>{inner}</td>"
+
+
+def _whole_units(heading: str) -> str:
+    """Keep a unit in parentheses on one line."""
+    return re.sub(r"\([^()]*\)", r'<span class="unit">\g<0></span>', heading)
 
 
 def _aligned(right: bool) -> str:

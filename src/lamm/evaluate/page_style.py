@@ -72,6 +72,7 @@ thead th { vertical-align: bottom; font-weight: 600; }
 tbody th { font-weight: 400; white-space: nowrap; }
 tbody tr + tr { border-top: 1px solid var(--rule); }
 .number { text-align: right; }
+.unit { white-space: nowrap; }
 td.number, th.number[scope="row"] { white-space: nowrap; }
 figure { margin: 0.75rem 0 2rem; }
 .plot {

@@ -147,7 +147,8 @@ def summary(run: Run) -> dict[str, Any]:
         "best_step": run.best["step"] if run.best else None,
         "best_loss": run.best["loss"] if run.best else None,
         "subsets": run.best["subsets"] if run.best else {},
-        "median": {key: _median(run, key) for key, _, _ in _SPEED},
+        "peak_memory_mib": max((line.get("memory_mib") or 0.0 for line in run.train), default=None),
+        "median": {key: _median(run, key) for key, _, _ in _SPEED if key != "memory_mib"},
     }
 
 
@@ -190,8 +191,8 @@ def _facts(run: Run) -> list[tuple[str, Any, str]]:
         facts.append(("Best validation loss", numbers["best_loss"], f"step {numbers['best_step']}"))
     if numbers["median"]["structures_per_s"] is not None:
         facts.append(("Throughput", numbers["median"]["structures_per_s"], "structures/s, median"))
-    if numbers["median"]["memory_mib"] is not None:
-        facts.append(("Peak memory", f"{numbers['median']['memory_mib']:,.0f} MiB", ""))
+    if numbers["peak_memory_mib"]:
+        facts.append(("Peak memory", f"{numbers['peak_memory_mib']:,.0f} MiB", "of a rank"))
     return facts
 
 
@@ -270,7 +271,10 @@ def _add_comparison(page: Page, runs: Sequence[Run]) -> None:
         ["Run", "Subset", "Step", *(title for _, title in columns)], rows, "Validation errors."
     )
     for name, curves in _shared_curves(runs).items():
-        page.figure(finetuning_curves(curves), f"Validation errors of subset '{name}'.")
+        page.figure(
+            finetuning_curves(curves, step_label="training step"),
+            f"Validation errors of subset '{name}'.",
+        )
 
 
 def _shared_curves(runs: Sequence[Run]) -> dict[str, list[LearningCurve]]:
