@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,6 @@ import typer
 
 from lamm.cli import common
 from lamm.cli.common import ForceFlag, JsonFlag
-from lamm.errors import BadAnswerError, InterruptedRunError
 
 
 def demo(
@@ -38,14 +36,7 @@ def demo(
     config = read_demo_config(data, model)
     if force:
         clear(to)
-    try:
-        results = run_demo(config, to, quiet=as_json)
-    except BadAnswerError as error:
-        sys.stderr.write(f"{error}\n")
-        raise typer.Exit(common.BAD_ANSWER) from error
-    except InterruptedRunError as error:
-        sys.stderr.write(f"{error}\n")
-        raise typer.Exit(128 + error.signal_number) from error
+    results = run_demo(config, to, quiet=as_json)
     if as_json:
         common.emit_json(results)
         return

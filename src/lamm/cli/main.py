@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -25,7 +26,7 @@ from lamm.cli import (
     relax,
     report,
 )
-from lamm.errors import LaMMError
+from lamm.errors import BadAnswerError, InterruptedRunError, LaMMError
 
 app = typer.Typer(
     name="lamm",
@@ -70,8 +71,15 @@ def run() -> None:
     try:
         app()
     except LaMMError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(common.BAD_REQUEST)
+        _end(f"{type(error).__name__}: {error}", common.BAD_REQUEST)
+    except BadAnswerError as error:
+        _end(str(error), common.BAD_ANSWER)
+    except InterruptedRunError as error:
+        _end(str(error), 128 + error.signal_number)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(common.INTERRUPTED)
+        _end("interrupted", common.INTERRUPTED)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    sys.exit(status)

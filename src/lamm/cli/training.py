@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from lamm.cli import common
-from lamm.errors import BadAnswerError, InterruptedRunError
 
 if TYPE_CHECKING:
     from lamm.train.checkpoint import TrainState
@@ -26,14 +22,7 @@ def finish(run: Callable[[], TrainState], run_dir: Path, as_json: bool) -> None:
         as_json: say it as one JSON object.
     """
     common.start_logging(quiet=as_json)
-    try:
-        state = run()
-    except BadAnswerError as error:
-        sys.stderr.write(f"{error}\n")
-        raise typer.Exit(common.BAD_ANSWER) from error
-    except InterruptedRunError as error:
-        sys.stderr.write(f"{error}\n")
-        raise typer.Exit(128 + error.signal_number) from error
+    state = run()
     if os.environ.get("RANK", "0") != "0":
         return
     from lamm.evaluate.curves import read_metrics
