@@ -1,6 +1,6 @@
 """Run the demonstration and keep its numbers: the source of the README's table and picture.
 
-usage: python benchmarks/demo.py [--to DIR]
+usage: python benchmarks/demo.py [--to DIR] [--keep]
 
 Writes ``benchmarks/results/demo.json`` (results, versions, device, seed) and
 ``docs/images/finetuning.png``, and prints the README's table.
@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lamm.cli.common import finite, start_logging
+from lamm.cli.common import start_logging
 from lamm.demo.config import read_demo_config
 from lamm.demo.run import clear, run_demo
 from lamm.files import write_json
@@ -47,16 +47,18 @@ def main() -> None:
     """Run, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, default=ROOT / "runs" / "demo")
-    folder = parser.parse_args().to
+    parser.add_argument("--keep", action="store_true", help="take the demonstration that is there")
+    options = parser.parse_args()
+    folder: Path = options.to
     start_logging()
-    clear(folder)
-    results = run_demo(read_demo_config(), folder)
+    if not options.keep:
+        clear(folder)
+        run_demo(read_demo_config(), folder)
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     environment = json.loads((folder / "pretrain" / "environment.json").read_text())
     environment.pop("command")
-    write_json(
-        ROOT / "benchmarks" / "results" / "demo.json",
-        finite({"environment": environment, **results}),
-    )
+    target = ROOT / "benchmarks" / "results" / "demo.json"
+    write_json(target, {"environment": environment, **results})
     images = ROOT / "docs" / "images"
     images.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "figures" / "finetuning.png", images / "finetuning.png")

@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when PyTorch is imported
+# Threads that wait sleep after a short while, so that tests beside another process stay quick; read
+# once, when PyTorch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from jaxtyping import install_import_hook
 

@@ -6,7 +6,6 @@ after Ctrl-C and SIGTERM.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import NoReturn
 
@@ -65,9 +64,6 @@ def main(
 
 def run() -> None:
     """Entry point of the ``lamm`` command."""
-    # Threads that wait shall sleep, not spin: beside another busy process spinning costs half the
-    # speed. OpenMP reads this when PyTorch is imported, which no verb has done yet.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except LaMMError as error:

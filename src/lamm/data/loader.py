@@ -20,7 +20,7 @@ from lamm.graph.neighbors import GraphConfig
 
 
 class PlannedBatches(Dataset[GraphBatch]):
-    """Batch number `i` is this rank's part of step `first_step + i` of a plan."""
+    """Batch number `i` is made of part number `i` of the structures."""
 
     def __init__(
         self,
@@ -57,12 +57,10 @@ class PlannedBatches(Dataset[GraphBatch]):
         return batch
 
 
-def plan_parts(
-    plan: Plan, rank: int, first_step: int = 0
-) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+def plan_parts(plan: Plan, rank: int) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
     """Joint ids and noise draws of one rank for each step of a plan."""
     parts = []
-    for step in range(first_step, plan.num_steps):
+    for step in range(plan.num_steps):
         where = plan.part(step, rank)
         parts.append((plan.ids[where], plan.passes[where]))
     return parts

@@ -11,8 +11,8 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from lamm.balance.settings import BalanceConfig
 from lamm.config import FinetuneConfig, RunConfig
+from lamm.data.denoising import DenoisingConfig
 from lamm.data.joint import DataConfig, SubsetConfig
-from lamm.errors import ConfigError
 from lamm.loss import LossConfig
 from lamm.models.potential import ModelConfig
 from lamm.schema import Frozen, load_yaml, parse
@@ -93,13 +93,11 @@ class DemoConfig(Frozen):
             **_parts(self.finetune),
         )
 
-    def denoising_run(self, to: Path, name: str, *, centred: bool) -> RunConfig:
+    def denoising_run(
+        self, to: Path, name: str, noise: DenoisingConfig, *, centred: bool
+    ) -> RunConfig:
         """Denoising alone, on one unlabelled subset, with centred noise or the baseline's."""
-        subset = self.data.subsets[name]
-        noise = subset.denoising
-        if noise is None:
-            raise ConfigError(f"subset '{name}' has no denoising task to compare.")
-        changed = subset.model_copy(
+        changed = self.data.subsets[name].model_copy(
             update={"denoising": noise.model_copy(update={"centred": centred})}
         )
         data = self.data.model_copy(update={"subsets": {name: changed}})

@@ -129,17 +129,17 @@ def _data_section(
             "DFT",
             "Periodic",
             "Labels",
-            "Atoms (mean)",
+            "Mean atoms",
             "Elements",
             "Structures",
-            "Used per epoch",
+            "Per epoch",
         ],
         [
             [
                 row["name"],
                 row["domain"],
                 row["task"],
-                row["functional"],
+                row["functional"].split(",")[0],  # the card says the rest
                 row["is_dft"],
                 row["periodic"],
                 row["labels"],
@@ -151,7 +151,9 @@ def _data_section(
             for row in rows
         ],
         "The subsets, as Table 2 of the paper has them. Labels: E energy, F forces, N "
-        "pseudo-forces of the denoising task. The downstream data are in none of them.",
+        "pseudo-forces of the denoising task. Per epoch: uses by temperature sampling. Where "
+        "the method is no DFT, the labels are predictions of a published potential or method. "
+        "The downstream data are in none of the subsets.",
     )
     colours = figures.subset_colours([*joint.names, *downstream.names])
     subsets = [*joint.subsets, *downstream.subsets]

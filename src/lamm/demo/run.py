@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,24 @@ def relax_one(run_dir: Path, structure: Structure, fmax: float = 0.1) -> dict[st
     }
 
 
+FOLDERS = ("pretrain", "scratch", "finetune", "denoising-baseline", "denoising-centred")
+
+
+class Clock:
+    """Seconds of each named part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time the block and say so in the log."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        logger.info("%s took %.0f s", name, self.seconds[name])
+
+
 def run_demo(config: DemoConfig, to: Path, *, quiet: bool = False) -> dict[str, Any]:
     """Run the whole demonstration and write ``results.json`` and ``report.html``.
 
@@ -187,73 +207,38 @@ def run_demo(config: DemoConfig, to: Path, *, quiet: bool = False) -> dict[str, 
         What ``results.json`` holds.
 
     Raises:
-        ConfigError: no subset is downstream data.
-        LaMMError: data or configuration can't be used.
+        LaMMError: data or configuration can't be used, or the folder isn't empty.
     """
     from lamm.demo.report import write_report
 
-    started = time.perf_counter()
-    seconds: dict[str, float] = {}
-
-    def timed(name: str, since: float) -> None:
-        seconds[name] = time.perf_counter() - since
-        logger.info("%s took %.0f s", name, seconds[name])
-
+    started, clock = time.perf_counter(), Clock()
     if to.exists() and any(to.iterdir()):
         raise ConfigError(f"{to}: not empty. Choose another folder, or replace it by --force.")
     joint = JointDataset(config.data, config.seed)
     downstream = JointDataset(config.downstream_data, config.seed)
-    rows = subset_rows(joint)
-    folders = {
-        name: to / name
-        for name in (
-            "pretrain",
-            "scratch",
-            "finetune",
-            "denoising-baseline",
-            "denoising-centred",
-        )
-    }
-
-    now = time.perf_counter()
-    pretrain(config.pretraining(folders["pretrain"]), quiet=quiet)
-    timed("pre-training", now)
-
-    now = time.perf_counter()
+    folders = {name: to / name for name in FOLDERS}
     scratch = config.scratch(folders["scratch"])
-    pretrain(scratch, quiet=quiet, title="from scratch")
-    finetune(config.finetuning(folders["finetune"], folders["pretrain"]), quiet=quiet)
-    timed("fine-tuning, with and without pre-training", now)
 
-    denoising = None
-    unlabelled = [subset.name for subset in joint.subsets if subset.denoising is not None]
-    if unlabelled:
-        now = time.perf_counter()
-        for kind, centred in (("denoising-baseline", False), ("denoising-centred", True)):
-            run = config.denoising_run(folders[kind], unlabelled[0], centred=centred)
-            pretrain(run, quiet=quiet, title=kind)
-        denoising = compare_denoising(
-            folders["denoising-baseline"], folders["denoising-centred"], unlabelled[0]
+    with clock("pre-training"):
+        pretrain(config.pretraining(folders["pretrain"]), quiet=quiet)
+    with clock("fine-tuning, with and without pre-training"):
+        pretrain(scratch, quiet=quiet, title="from scratch")
+        finetune(config.finetuning(folders["finetune"], folders["pretrain"]), quiet=quiet)
+    with clock("denoising, baseline and centred"):
+        denoising = run_denoising(config, joint, folders, quiet)
+    with clock("test errors and relaxation"):
+        comparison = compare_downstream(
+            scratch, folders["scratch"], folders["finetune"], config.downstream.name
         )
-        timed("denoising, baseline and centred", now)
-
-    now = time.perf_counter()
-    comparison = compare_downstream(
-        scratch, folders["scratch"], folders["finetune"], config.downstream.name
-    )
-    chosen = min(
-        (structure for structure in downstream.structures("test")),
-        key=lambda structure: (structure.num_atoms, structure.id),
-    )
-    relaxation = relax_one(folders["finetune"], chosen)
-    timed("test errors and relaxation", now)
+        smallest = min(downstream.structures("test"), key=lambda one: (one.num_atoms, one.id))
+        relaxation = relax_one(folders["finetune"], smallest)
 
     results: dict[str, Any] = {
-        "subsets": rows,
+        "subsets": subset_rows(joint),
         "downstream": comparison,
         "denoising": denoising,
         "relaxation": relaxation,
-        "seconds_by_part": seconds,
+        "seconds_by_part": clock.seconds,
         "seed": config.seed,
         "seconds": time.perf_counter() - started,
     }
@@ -261,6 +246,24 @@ def run_demo(config: DemoConfig, to: Path, *, quiet: bool = False) -> dict[str, 
     results["seconds"] = time.perf_counter() - started
     write_json(to / "results.json", results)
     return results
+
+
+def run_denoising(
+    config: DemoConfig, joint: JointDataset, folders: dict[str, Path], quiet: bool
+) -> dict[str, Any] | None:
+    """Fig. 7 in small, on the first subset that carries the denoising task; None without one."""
+    for subset in joint.subsets:
+        if subset.denoising is None:
+            continue
+        for kind, centred in (("denoising-baseline", False), ("denoising-centred", True)):
+            run = config.denoising_run(
+                folders[kind], subset.name, subset.denoising, centred=centred
+            )
+            pretrain(run, quiet=quiet, title=kind)
+        return compare_denoising(
+            folders["denoising-baseline"], folders["denoising-centred"], subset.name
+        )
+    return None
 
 
 def clear(folder: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lamm.balance.metrics import step_imbalance
 from lamm.balance.plan import Plan, PlanIndex, plan_epoch, planner_advice
@@ -20,6 +21,9 @@ from lamm.loss import LabelCounts
 from lamm.train.distributed import World
 
 logger = logging.getLogger(__name__)
+
+STEPS_PER_LOADER = 1000
+"""Steps that the same worker processes prepare, at least, where the run is that long."""
 
 
 class PlannedStep(NamedTuple):
@@ -35,6 +39,16 @@ class PlannedStep(NamedTuple):
     """Planned cost of the busiest rank over the mean rank's."""
     wait: float
     """Seconds that the model waited for this batch."""
+
+
+class _KnownStep(NamedTuple):
+    """What is known of a step before its batch is there."""
+
+    part: tuple[NDArray[np.int64], NDArray[np.int32]]
+    """Joint ids and noise draws of this rank."""
+    counts: LabelCounts
+    structures: int
+    imbalance: float
 
 
 class Schedule:
@@ -71,26 +85,41 @@ class Schedule:
             planner=self.balance.planner,
         )
 
+    def _known(self, epoch: int) -> list[_KnownStep]:
+        """What the plan of an epoch says of each step."""
+        plan = self.plan(epoch)
+        imbalance = step_imbalance(plan.rank_load(self._cost[plan.ids]))
+        structures = np.diff(plan.step_rank_offsets[:: plan.num_ranks])
+        return [
+            _KnownStep(
+                part,
+                LabelCounts(int(plan.num_energy[step]), int(plan.num_forces[step])),
+                int(structures[step]),
+                float(imbalance[step]),
+            )
+            for step, part in enumerate(plan_parts(plan, self.world.rank))
+        ]
+
     def steps(self, first: int, last: int, workers: int) -> Iterator[PlannedStep]:
-        """Steps `first` to `last` - 1, through as many epochs as that takes."""
+        """Steps `first` to `last` - 1, through as many epochs as that takes.
+
+        Starting the worker processes costs as much as some steps, so short epochs share them.
+        """
         step = first
         while step < last:
-            epoch, offset = divmod(step, self.steps_per_epoch)
-            plan = self.plan(epoch)
-            parts = plan_parts(plan, self.world.rank, offset)[: last - step]
+            known: list[_KnownStep] = []
+            while len(known) < min(STEPS_PER_LOADER, last - step):
+                epoch, offset = divmod(step + len(known), self.steps_per_epoch)
+                known += self._known(epoch)[offset:]
+            del known[last - step :]
             batches = load_batches(
-                PlannedBatches(self.joint, parts, self.graph_config),
+                PlannedBatches(self.joint, [one.part for one in known], self.graph_config),
                 workers=workers,
                 device=self.world.device,
             )
-            imbalance = step_imbalance(plan.rank_load(self._cost[plan.ids]))
-            structures = np.diff(plan.step_rank_offsets[:: plan.num_ranks])
             asked = time.perf_counter()
-            for batch in batches:
-                counts = LabelCounts(int(plan.num_energy[offset]), int(plan.num_forces[offset]))
+            for one, batch in zip(known, batches, strict=True):
                 wait = time.perf_counter() - asked
-                yield PlannedStep(
-                    step, batch, counts, int(structures[offset]), float(imbalance[offset]), wait
-                )
-                step, offset = step + 1, offset + 1
+                yield PlannedStep(step, batch, one.counts, one.structures, one.imbalance, wait)
+                step += 1
                 asked = time.perf_counter()
