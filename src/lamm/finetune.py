@@ -125,7 +125,7 @@ def config_for(base: Path, data: Path, to: Path, words: Sequence[str] = ()) -> F
             "subsets": {_subset_name(store, data): {"store": str(store)}},
             "val_fraction": 0.2,
         },
-        "optim": {"lr": 5e-4, "warmup_steps": 50},
+        "optim": {"lr": 5e-4, "warmup_steps": 20},
         "balance": {"batch_size": batch_size},
         "train": {"steps": steps, "validate_every": max(steps // 20, 1)},
     }

@@ -6,6 +6,7 @@ model; the batch that they hand over needs one copy to the device and nothing el
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -94,6 +95,12 @@ def split_parts(
     ]
 
 
+def _leave_signals_to_the_rank(_worker: int) -> None:
+    """Ctrl-C and a queue's SIGTERM reach every process; only the rank decides when to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def load_batches(
     batches: PlannedBatches, *, workers: int, device: torch.device
 ) -> Iterator[GraphBatch]:
@@ -112,7 +119,7 @@ def load_batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=on_gpu,
-        collate_fn=None,
+        worker_init_fn=_leave_signals_to_the_rank,
     )
     for batch in loader:
         yield batch.to(device, non_blocking=on_gpu)
