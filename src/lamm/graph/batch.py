@@ -15,6 +15,8 @@ from lamm.graph.neighbors import GraphConfig, neighbor_edges, paired_edges
 from lamm.structure import Structure
 
 EdgeKind = Literal["absent", "directed", "paired"]
+Values = NDArray[Any] | Tensor | Sequence[Any]
+"""Numbers as an array, a tensor or nested lists."""
 
 
 @dataclass(slots=True)
@@ -147,12 +149,12 @@ class GraphBatch:
     @classmethod
     def from_arrays(
         cls,
-        atomic_numbers: NDArray[Any] | Tensor,
-        positions: NDArray[Any] | Tensor,
-        cell: NDArray[Any] | Tensor,
-        pbc: NDArray[Any] | Tensor,
-        edge_index: NDArray[Any] | Tensor | None = None,
-        cell_offsets: NDArray[Any] | Tensor | None = None,
+        atomic_numbers: Values,
+        positions: Values,
+        cell: Values,
+        pbc: Values,
+        edge_index: Values | None = None,
+        cell_offsets: Values | None = None,
         *,
         graph_config: GraphConfig | None = None,
         dtype: torch.dtype | None = None,
@@ -279,7 +281,7 @@ class GraphBatch:
         return replace(self, **values)
 
 
-def _array(values: NDArray[Any] | Tensor) -> NDArray[Any]:
+def _array(values: Values) -> NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
