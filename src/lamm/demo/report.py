@@ -295,8 +295,8 @@ def _relaxation_section(page: Page, relaxation: dict[str, Any]) -> None:
     )
     page.section(
         "Relaxation",
-        f"The fine-tuned model relaxes {relaxation['formula']} (`{relaxation['id']}`) of the test "
-        f"split with FIRE. It {how} to a largest force of "
+        f"The fine-tuned model relaxes {relaxation['formula']} (`{relaxation['id']}`), the "
+        f"structure of the test split with the smallest forces, with FIRE. It {how} to a force of "
         f"{relaxation['largest_force_ev_per_ang'][-1]:.3f} eV/Å "
         f"(asked for: {relaxation['fmax_ev_per_ang']:g} eV/Å).",
     )

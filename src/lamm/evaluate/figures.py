@@ -355,10 +355,11 @@ def _threshold_line(axes: Axes, threshold: float) -> None:
     axes.axhline(threshold, color=FAINT, linewidth=0.9, linestyle=(0, (1, 2)))
     axes.annotate(
         f"{threshold:g}",
-        (0, threshold),
+        (1, threshold),
         xycoords=axes.get_yaxis_transform(),
-        xytext=(3, 2),
+        xytext=(-3, 2),
         textcoords="offset points",
+        horizontalalignment="right",
         fontsize=7.5,
         color=FAINT,
     )
