@@ -87,13 +87,12 @@ def config_name(config: DemoConfig) -> str:
 def _key_numbers(page: Page, comparison: dict[str, Any]) -> None:
     scratch, pretrained = comparison["scratch"], comparison["pretrained"]
     facts: list[tuple[str, Any, str]] = []
-    for label, key, unit, kind in (
-        ("Energy error, pre-trained", ENERGY, "meV/atom", "energy"),
-        ("Force error, pre-trained", FORCES, "meV/Å", "forces"),
+    for quantity, key, unit, kind in (
+        ("Energy", ENERGY, "meV/atom", "energy"),
+        ("Force", FORCES, "meV/Å", "forces"),
     ):
-        facts.append(
-            (label, f"{pretrained[key]:.1f} {unit}", f"from scratch {scratch[key]:.1f} {unit}")
-        )
+        label = f"{quantity} error, pre-trained ({unit})"
+        facts.append((label, f"{pretrained[key]:.0f}", f"from scratch {scratch[key]:.0f}"))
         speedup = comparison["speedup"][kind]
         facts.append(
             (
@@ -126,12 +125,11 @@ def _data_section(
             "Domain",
             "Task",
             "Method",
-            "DFT",
-            "Periodic",
+            "PBC",
             "Labels",
-            "Mean atoms",
-            "Elements",
-            "Structures",
+            "Atoms",
+            "El.",
+            "Size",
             "Per epoch",
         ],
         [
@@ -139,8 +137,7 @@ def _data_section(
                 row["name"],
                 row["domain"],
                 row["task"],
-                row["functional"].split(",")[0],  # the card says the rest
-                row["is_dft"],
+                row["functional"].split(",")[0] + ("*" if row["is_dft"] is False else ""),
                 row["periodic"],
                 row["labels"],
                 round(row["average_atoms"]),
@@ -151,9 +148,9 @@ def _data_section(
             for row in rows
         ],
         "The subsets, as Table 2 of the paper has them. Labels: E energy, F forces, N "
-        "pseudo-forces of the denoising task. Per epoch: uses by temperature sampling. Where "
-        "the method is no DFT, the labels are predictions of a published potential or method. "
-        "The downstream data are in none of the subsets.",
+        "pseudo-forces of the denoising task. Atoms: mean per structure. El.: elements. Per "
+        "epoch: uses by temperature sampling. *: not DFT; the store's card says what. The "
+        "downstream data are in none of the subsets.",
     )
     colours = figures.subset_colours([*joint.names, *downstream.names])
     subsets = [*joint.subsets, *downstream.subsets]
