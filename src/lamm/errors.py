@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Self
 
 
 class LaMMError(ValueError):
@@ -29,24 +28,6 @@ class StoreError(DataError):
 
 class CheckpointError(LaMMError):
     """A checkpoint that is missing, damaged, of another architecture or of another version."""
-
-
-class MissingExtraError(LaMMError):
-    """An optional dependency that isn't installed; the message says which extra to install."""
-
-    @classmethod
-    def of(cls, package: str, extra: str, purpose: str) -> Self:
-        """The error for a package that an extra brings.
-
-        Args:
-            package: what can't be imported.
-            extra: the extra of LaMM that installs it.
-            purpose: what needs it, as the start of a sentence.
-        """
-        return cls(
-            f"{purpose} needs the package '{package}', which is not installed.\n"
-            f"  Install it with: pip install 'lamm[{extra}]'"
-        )
 
 
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> str:

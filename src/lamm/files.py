@@ -20,7 +20,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
+    """Where something is written before it is whole and takes its place at `path`."""
     return path.with_name(f".{path.name}.incomplete-{os.getpid()}")
 
 
@@ -28,7 +29,7 @@ def _beside(path: Path) -> Path:
 def replaced_file(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; it becomes `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         yield temporary
         sync(temporary)
@@ -45,7 +46,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     An older folder at `path` is removed only after the new one is complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = beside(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -73,7 +74,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def point_link(link: Path, target: Path) -> None:
     """Make a relative symbolic link, or turn an existing one, in one step."""
-    temporary = _beside(link)
+    temporary = beside(link)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, link.parent))
     temporary.replace(link)

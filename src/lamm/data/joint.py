@@ -23,13 +23,12 @@ from lamm.balance.plan import PlanIndex
 from lamm.data.denoising import DenoisingConfig, denoising_structure
 from lamm.data.references import Normalisation, fit_normalisation
 from lamm.data.sampling import SamplingConfig
-from lamm.data.splits import assign_splits
+from lamm.data.splits import SPLIT_CODES, assign_splits
 from lamm.data.store import Store
 from lamm.errors import ConfigError, nearest_names
 from lamm.schema import Frozen
 from lamm.structure import Structure
 
-SPLIT_CODES = {"train": 1, "val": 2, "test": 3}
 FIXED_NOISE = 2**31 - 1
 """The "epoch" from which validation noise is drawn, so that it never changes."""
 MINI = "mini:"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -37,7 +36,7 @@ from lamm.data.columns import (
 )
 from lamm.data.totals import Totals
 from lamm.errors import DataError, StoreError
-from lamm.files import sync, write_json
+from lamm.files import beside, sync, write_json
 from lamm.structure import Structure
 from lamm.units import CODATA_YEAR
 
@@ -82,7 +81,7 @@ class StoreWriter:
         self.header = header
         self.shard_structures = shard_structures
         self.shard_bytes = shard_bytes
-        self.folder = self.path.with_name(f".{self.path.name}.incomplete-{os.getpid()}")
+        self.folder = beside(self.path)
         self.num_added = 0
         self._card: DatasetCard | None = None
         self._position_dtype: str | None = header.position_dtype

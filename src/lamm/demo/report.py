@@ -12,13 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from lamm.config import to_yaml
 from lamm.data.joint import JointDataset
 from lamm.demo.config import DemoConfig
+from lamm.demo.run import ENERGY, FAIR, FORCES, OWN
 from lamm.evaluate import figures
 from lamm.evaluate.curves import learning_curve, read_metrics, validation_series
 from lamm.evaluate.page import Page
 from lamm.evaluate.style import PALETTE, new_figure, step_axis, styled
 
-ENERGY, FORCES = "energy_mae_mev_per_atom", "forces_mae_mev_per_ang"
-OWN, FAIR = "denoising_mae_own_ang", "denoising_mae_fair_ang"
 SCRATCH, PRETRAINED = "from scratch", "pre-trained"
 
 

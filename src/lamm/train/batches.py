@@ -68,13 +68,19 @@ class Schedule:
         self.index: PlanIndex = joint.plan_index(limit, balance.edge_share)
         self._cost = np.zeros(len(joint), dtype=np.int64)
         self._cost[self.index.ids] = self.index.cost
+        self._latest: tuple[int, Plan] | None = None
         self.steps_per_epoch = self.plan(0).num_steps
         advice = planner_advice(balance.planner, world.size, world.size * balance.batch_size)
         if advice is not None and world.is_main:
             logger.warning(advice)
 
     def plan(self, epoch: int) -> Plan:
-        """The plan of an epoch; every epoch has the same number of steps."""
+        """The plan of an epoch, the latest of which is kept; all have the same number of steps."""
+        if self._latest is None or self._latest[0] != epoch:
+            self._latest = (epoch, self._make_plan(epoch))
+        return self._latest[1]
+
+    def _make_plan(self, epoch: int) -> Plan:
         return plan_epoch(
             self.index,
             self.joint.config.sampling,
