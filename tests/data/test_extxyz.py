@@ -11,7 +11,7 @@ import pytest
 from data_samples import FILES
 
 from lamm.data.cards import CardHeader
-from lamm.data.readers import READERS, KeysFound, SkippedRecord
+from lamm.data.readers import FORMATS, KeysFound, SkippedRecord
 from lamm.data.readers.extxyz import read_extxyz
 from lamm.errors import DataError
 from lamm.structure import Structure
@@ -46,7 +46,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_the_dictionary_of_formats_has_it() -> None:
-    assert READERS["extxyz"] is read_extxyz
+    assert FORMATS["extxyz"].read is read_extxyz
 
 
 def test_a_hand_made_file_is_read() -> None:

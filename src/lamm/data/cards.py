@@ -50,6 +50,10 @@ class Units(Frozen):
     forces: str | None = None
     """An energy over a length; the two above where left out."""
     stress: str = "eV/Å³"
+    forces_sign: Literal[1, -1] = 1
+    """-1 where the source has the gradient of the energy, which points the other way."""
+    stress_sign: Literal[1, -1] = 1
+    """-1 where the source counts pressure as positive; here, as in ASE, tension is."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -66,8 +70,8 @@ class Units(Frozen):
         return {
             "energy": energy_factor(self.energy),
             "length": length_factor(self.length),
-            "forces": force_factor(forces),
-            "stress": stress_factor(self.stress),
+            "forces": self.forces_sign * force_factor(forces),
+            "stress": self.stress_sign * stress_factor(self.stress),
         }
 
 
@@ -112,6 +116,8 @@ class CardHeader(Frozen):
     source: Texts = ()
     """Addresses that the data came from, or how it was made."""
     keys: KeyNames = KeyNames()
+    reader: dict[str, Any] = Field(default_factory=dict)
+    """Options of the source's format; `lamm data formats` lists them."""
     max_atoms: PositiveInt | None = None
     """Skip larger structures."""
     position_dtype: Literal["float32", "float64"] | None = None
@@ -163,6 +169,8 @@ class DatasetCard(CardHeader):
     codata_year: int
     keys_found: dict[str, str]
     """What the source called each label."""
+    keys_seen: tuple[str, ...] = ()
+    """Names in the source's records, used or not."""
     source_sha256: dict[str, str]
     num_structures: PositiveInt
     num_periodic: NonNegativeInt

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from lamm.data.cards import CardHeader, DatasetCard
 from lamm.data.columns import accept_precision, edge_counter, encode
-from lamm.data.readers import READERS, SUFFIXES, KeysFound, OnError, SkippedRecord
+from lamm.data.readers import FORMATS, KeysFound, OnError, SkippedRecord
 from lamm.data.writer import SHARD_BYTES, SHARD_STRUCTURES, StoreWriter, file_sha256
 from lamm.errors import ConfigError, DataError, nearest_names
 from lamm.structure import Structure
@@ -76,7 +76,7 @@ def ingest(
     "__main__":`` around its own start.
 
     Args:
-        format: a name in `lamm.data.readers.READERS`.
+        format: a name in `lamm.data.readers.FORMATS`.
         sources: files, and folders whose files of that format are taken, in order of their names.
         to: folder of the new store.
         header: what is known of the data.
@@ -94,9 +94,9 @@ def ingest(
         DataError: a source is missing or damaged, a record can't be used, two records have one id.
         StoreError: there is something at `to` already.
     """
-    if format not in READERS:
-        raise ConfigError(f"unknown format '{format}'. {nearest_names(format, READERS)}")
-    paths = find_sources(sources, SUFFIXES[format])
+    if format not in FORMATS:
+        raise ConfigError(f"unknown format '{format}'. {nearest_names(format, FORMATS)}")
+    paths = find_sources(sources, FORMATS[format].suffixes)
     writer = StoreWriter(to, header, shard_structures=shard_structures, shard_bytes=shard_bytes)
     with writer:
         jobs = [
@@ -216,7 +216,7 @@ def _read_one(
 ) -> _Spooled:
     """Read one file into its spool; what a worker process does."""
     spooled, found = _Spooled(), KeysFound()
-    records = READERS[format](job.path, header, on_error=on_error, name=job.name, found=found)
+    records = FORMATS[format].read(job.path, header, on_error=on_error, name=job.name, found=found)
     structures = _accepted(records, header, on_error, spooled)
     with ExitStack() as stack:
         spool: pa.RecordBatchStreamWriter | None = None

@@ -9,15 +9,43 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lamm.errors import DataError
+from lamm.schema import Frozen, parse
+from lamm.structure import MAX_ATOMIC_NUMBER, Structure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lamm.data.cards import CardHeader
+
+_VOIGT = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 IGNORED = "none"
 """Written for a key in the card: ignore what the source has."""
+
+
+MAX_KEYS_SEEN = 256
+"""Names in the records of one file that are remembered."""
+
+
+class NoOptions(Frozen):
+    """Options of a reader that has none."""
+
+
+Options = TypeVar("Options", bound=Frozen)
+
+
+def reader_options(header: CardHeader, kind: type[Options]) -> Options:
+    """What the card says to the reader under `reader`.
+
+    Raises:
+        ConfigError: an unknown option, or a value that is wrong.
+    """
+    return parse(kind, header.reader, "`reader` in the card")
 
 
 class SkippedRecord(NamedTuple):
@@ -28,10 +56,18 @@ class SkippedRecord(NamedTuple):
 
 
 class KeysFound:
-    """What a source calls each label, and that it does so throughout."""
+    """What a source calls each label, that it does so throughout, and what else there is."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
+        self.seen: dict[str, None] = {}
+        """Every name in the records, whether it is used or not, in the order of appearance."""
+
+    def see(self, keys: Iterable[str]) -> None:
+        """Remember the names that a record has, so that labels left unused can be pointed out."""
+        for key in keys:
+            if key not in self.seen and len(self.seen) < MAX_KEYS_SEEN:
+                self.seen[key] = None
 
     def note(self, label: str, key: str) -> None:
         """Remember a label's key.
@@ -78,6 +114,89 @@ def choose_key(
             f"`keys.{quantity}` in the card, or leave '{quantity}' out of `labels`."
         )
     return candidates[0] if candidates else None
+
+
+def element_numbers(numbers: NDArray[Any]) -> NDArray[np.uint8]:
+    """(N,) atomic numbers of any kind of number as the store has them.
+
+    Raises:
+        DataError: one isn't an element.
+    """
+    wrong = ~((numbers >= 1) & (numbers <= MAX_ATOMIC_NUMBER) & (numbers % 1 == 0))
+    if wrong.any():
+        atom = int(np.argmax(wrong))
+        raise DataError(
+            f"atom {atom}: unknown element {numbers[atom]}; atomic numbers are 1 to "
+            f"{MAX_ATOMIC_NUMBER}."
+        )
+    return numbers.astype(np.uint8)
+
+
+def label_value(label: str, key: str, value: Any) -> Any:
+    """The value of a label as float64, in the source's unit: a number, (N, 3) or (6,).
+
+    Raises:
+        DataError: not numbers, or as many as the label can't have. The number of atoms is checked
+            with the rest of the structure.
+    """
+    try:
+        numbers: NDArray[np.float64] = np.asarray(value, dtype=np.float64)
+    except (ValueError, TypeError):
+        raise DataError(f"'{key}' is {value!r}, expected numbers for the {label}.") from None
+    if label == "energy":
+        if numbers.size != 1 or isinstance(value, (bool, np.bool_)):
+            raise DataError(f"'{key}' is {value!r}, expected one number for the energy.")
+        return float(numbers.reshape(()))
+    if label == "stress":
+        return _voigt(key, numbers)
+    return numbers
+
+
+def _voigt(key: str, stress: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Stress of 6 numbers (xx yy zz yz xz xy), or of 9, as 6."""
+    if stress.size == 6:
+        return stress.reshape(6)
+    if stress.size != 9:
+        raise DataError(f"'{key}' has shape {stress.shape}, expected 6 or 9 numbers of stress.")
+    full = stress.reshape(3, 3)
+    if not np.allclose(full, full.T, rtol=1e-3, atol=1e-6, equal_nan=True):
+        raise DataError(f"'{key}' is not symmetric: {full.tolist()}; a stress is.")
+    voigt: NDArray[np.float64] = full[_VOIGT]
+    return voigt
+
+
+Record = TypeVar("Record")
+
+
+def checked(
+    path: Path,
+    records: Iterable[tuple[str, str, Record]],
+    build: Callable[[Record, str], Structure],
+    on_error: Literal["stop", "skip"],
+) -> Iterator[Structure | SkippedRecord]:
+    """Make a checked structure of every record; what a reader's loop comes to.
+
+    Args:
+        path: the file.
+        records: where each is, in words for a message; what it is called, which is the structure's
+            origin; and what it holds.
+        build: makes a structure of the record and its origin.
+        on_error: ``stop`` at a record that can't be used, or give it as `SkippedRecord`.
+
+    Raises:
+        DataError: a record can't be used.
+    """
+    for where, origin, record in records:
+        try:
+            structure = build(record, origin)
+            structure.check()
+        except DataError as error:
+            reason = str(error).removeprefix(f"{origin}: ")
+            if on_error == "stop":
+                raise DataError(f"{path}, {where}: {reason}") from error
+            yield SkippedRecord(origin, reason)
+        else:
+            yield structure
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -23,13 +24,16 @@ from lamm.data.readers.common import (
     IGNORED,
     KeysFound,
     SkippedRecord,
+    checked,
     choose_key,
+    element_numbers,
+    label_value,
     open_text,
     reading,
 )
 from lamm.data.splits import SPELLINGS
 from lamm.errors import DataError, nearest_names
-from lamm.structure import MAX_ATOMIC_NUMBER, Structure
+from lamm.structure import Structure
 
 SUFFIXES: Final = tuple(
     kind + compressed for kind in (".xyz", ".extxyz") for compressed in ("", ".xz", ".gz", ".bz2")
@@ -45,7 +49,6 @@ USUAL_KEYS: Final = {
 }
 """Names that the labels are looked for where the card names none; case matters."""
 _PROPERTIES = re.compile(r"""Properties\s*=\s*["']?([^\s"']+)""")
-_VOIGT = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 
 
 class _Record(NamedTuple):
@@ -65,26 +68,23 @@ def read_extxyz(
     on_error: Literal["stop", "skip"] = "stop",
     name: str | None = None,
     found: KeysFound | None = None,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[Structure | SkippedRecord]:
-    """Read structures from an extended XYZ file, in eV and Å; see `lamm.data.readers.Reader`.
+    """Read structures from an extended XYZ file, in eV and Å; see `Reader` in `format.py`.
 
     Labels are looked for in every record: the ones that ``header.labels`` promises, or all three.
     Fixed atoms are those of ``move_mask`` or of a column ``fixed``.
     """
     path, found = Path(path), found or KeysFound()
     name = name or path.name
-    for record in _records(path):
-        where = f"{path}, record {record.number} (line {record.line})"
-        try:
-            structure = _structure(record, header, f"{name}:{record.number}", found)
-            structure.check()
-        except DataError as error:
-            reason = str(error).removeprefix(f"{name}:{record.number}: ")
-            if on_error == "stop":
-                raise DataError(f"{where}: {reason}") from error
-            yield SkippedRecord(f"{name}:{record.number}", reason)
-        else:
-            yield structure
+    records = (
+        (f"record {record.number} (line {record.line})", f"{name}:{record.number}", record)
+        for record in islice(_records(path), start, stop)
+    )
+    yield from checked(
+        path, records, lambda record, origin: _structure(record, header, origin, found), on_error
+    )
 
 
 def _records(path: Path) -> Iterator[_Record]:
@@ -123,6 +123,7 @@ def _structure(record: _Record, header: CardHeader, name: str, found: KeysFound)
     atoms = _parse(record)
     results = {} if atoms.calc is None else atoms.calc.results
     present = {**atoms.info, **atoms.arrays, **results}
+    found.see(present)
     wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
     factors = header.units.factors()
     values: dict[str, Any] = {}
@@ -135,10 +136,10 @@ def _structure(record: _Record, header: CardHeader, name: str, found: KeysFound)
             promised=header.labels is not None or getattr(header.keys, label) is not None,
         )
         if key is not None:
-            values[label] = _label(label, key, present[key]) * factors[label]
+            values[label] = label_value(label, key, present[key]) * factors[label]
             found.note(label, key)
     return Structure(
-        atomic_numbers=_elements(atoms),
+        atomic_numbers=element_numbers(atoms.numbers),
         positions=atoms.positions * factors["length"],
         cell=atoms.cell.array * factors["length"],
         pbc=atoms.pbc.copy(),
@@ -174,46 +175,6 @@ def _parse(record: _Record) -> Atoms:
         raise DataError(f"not a record of extended XYZ: {error}") from error
     assert isinstance(atoms, Atoms)
     return atoms
-
-
-def _elements(atoms: Atoms) -> NDArray[np.uint8]:
-    wrong = (atoms.numbers < 1) | (atoms.numbers > MAX_ATOMIC_NUMBER)
-    if wrong.any():
-        atom = int(np.argmax(wrong))
-        raise DataError(
-            f"atom {atom}: unknown element {atoms.numbers[atom]}; atomic numbers are 1 to "
-            f"{MAX_ATOMIC_NUMBER}."
-        )
-    numbers: NDArray[np.uint8] = atoms.numbers.astype(np.uint8)
-    return numbers
-
-
-def _label(label: str, key: str, value: Any) -> Any:
-    """The value of a label as float64, in the source's unit; its shape is checked with the rest."""
-    try:
-        numbers: NDArray[np.float64] = np.asarray(value, dtype=np.float64)
-    except (ValueError, TypeError):
-        raise DataError(f"'{key}' is {value!r}, expected numbers for the {label}.") from None
-    if label == "energy":
-        if numbers.size != 1 or isinstance(value, (bool, np.bool_)):
-            raise DataError(f"'{key}' is {value!r}, expected one number for the energy.")
-        return float(numbers.reshape(()))
-    if label == "stress":
-        return _voigt(key, numbers)
-    return numbers
-
-
-def _voigt(key: str, stress: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Stress of 6 numbers (xx yy zz yz xz xy), or of 9, as 6."""
-    if stress.size == 6:
-        return stress.reshape(6)
-    if stress.size != 9:
-        raise DataError(f"'{key}' has shape {stress.shape}, expected 6 or 9 numbers of stress.")
-    full = stress.reshape(3, 3)
-    if not np.allclose(full, full.T, rtol=1e-3, atol=1e-6, equal_nan=True):
-        raise DataError(f"'{key}' is not symmetric: {full.tolist()}; a stress is.")
-    voigt: NDArray[np.float64] = full[_VOIGT]
-    return voigt
 
 
 def _fixed(atoms: Atoms, key: str | None) -> NDArray[np.bool_] | None:
