@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from lamm.data.cards import CardHeader
 from lamm.data.splits import SPLIT_CODES, hash_id
+from lamm.data.stored import StoredStructure
 from lamm.errors import DataError
 from lamm.structure import SPLITS, Structure
 
@@ -53,6 +54,7 @@ INDEX_SCHEMA = pa.schema(
 COUNTED = ("num_edges", "labels", "id_hash")
 """Index columns that an encoded batch carries beside the store's."""
 
+_new = object.__new__
 _PBC = [np.array([bool(mask >> k & 1) for k in range(3)]) for mask in range(8)]
 for _mask in _PBC:
     _mask.flags.writeable = False
@@ -76,6 +78,11 @@ def store_schema(position_dtype: str) -> pa.Schema:
             ("split", pa.uint8()),
         ]
     )
+
+
+def position_precision(schema: pa.Schema) -> str:
+    """``float32`` or ``float64``: how positions are stored in batches of a schema."""
+    return "float32" if schema.field("positions").type.value_type == pa.float32() else "float64"
 
 
 def edge_counter(header: CardHeader) -> EdgeCounter:
@@ -182,52 +189,116 @@ def _fixed_lists(arrays: Sequence[NDArray[Any] | None], size: int) -> pa.FixedSi
 
 
 class _Lists:
-    """A list column as flat numbers and where each row's begin."""
+    """A list column as flat numbers, and where each row's begin."""
 
-    __slots__ = ("offsets", "present", "values")
+    __slots__ = ("nulls", "offsets", "starts", "values")
 
-    def __init__(self, array: pa.ListArray) -> None:
-        self.offsets = array.offsets.to_numpy()
-        self.present = _present(array)
-        flat = array.values
-        # Booleans are bits in Arrow: they alone are unpacked, once per shard.
-        self.values: NDArray[Any] = flat.to_numpy(zero_copy_only=not pa.types.is_boolean(flat.type))
+    def __init__(self, array: pa.ListArray, width: int = 1) -> None:
+        """`width` numbers belong to one atom: 3 for positions, given back as (atoms, 3)."""
+        self.nulls = _nulls(array)
+        offsets = array.offsets.to_numpy()
+        flat = array.values.slice(offsets[0], offsets[-1] - offsets[0])
+        self.offsets = offsets - offsets[0] if offsets[0] else offsets
+        # What a memory view holds comes out as a Python number, five times faster than from numpy.
+        self.starts = memoryview(self.offsets)
+        self.values: NDArray[Any] | _Bits
+        if pa.types.is_boolean(flat.type):
+            self.values = _Bits(flat)
+        else:
+            self.values = flat.to_numpy().reshape(-1, width) if width > 1 else flat.to_numpy()
 
-    def __getitem__(self, row: int) -> NDArray[Any]:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
+    def row(self, row: int, width: int = 1) -> NDArray[Any] | None:
+        """Numbers of one row, None where it is null."""
+        if self.nulls is not None and self.nulls[row]:
+            return None
+        return self.values[self.starts[row] // width : self.starts[row + 1] // width]
 
     @property
     def flat(self) -> NDArray[Any]:
         """All rows, one after the other."""
-        return self.values[self.offsets[0] : self.offsets[-1]]
+        return self.values[:]
 
 
-def _present(array: pa.Array) -> NDArray[np.bool_] | None:
-    """Which rows aren't null; None where all are there."""
-    if array.null_count == 0:
-        return None
-    present: NDArray[np.bool_] = array.is_valid().to_numpy(zero_copy_only=False)
-    return present
+class _Bits:
+    """Booleans as Arrow has them, eight to a byte; unpacked where they are read.
+
+    A whole data set's mask would fill the memory of every process that reads it.
+    """
+
+    __slots__ = ("bits", "first", "length")
+
+    def __init__(self, array: pa.BooleanArray) -> None:
+        _, buffer = array.buffers()
+        self.bits = np.frombuffer(buffer if buffer is not None else b"", dtype=np.uint8)
+        self.first, self.length = array.offset, len(array)
+
+    def __getitem__(self, where: slice) -> NDArray[np.bool_]:
+        start, stop, _ = where.indices(self.length)
+        start, stop = start + self.first, stop + self.first
+        packed = self.bits[start >> 3 : (stop + 7) >> 3]
+        unpacked = np.unpackbits(packed, bitorder="little").view(np.bool_)
+        unpacked.flags.writeable = False
+        return unpacked[start & 7 : (start & 7) + stop - start]
+
+
+class _Nulls:
+    """Which rows of a column are null, one by one from the column's bit mask."""
+
+    __slots__ = ("bits", "first")
+
+    def __init__(self, array: pa.Array) -> None:
+        self.bits = memoryview(array.buffers()[0])
+        self.first = array.offset
+
+    def __getitem__(self, row: int) -> bool:
+        place = row + self.first
+        return not self.bits[place >> 3] >> (place & 7) & 1
+
+
+def _nulls(array: pa.Array) -> _Nulls | None:
+    return _Nulls(array) if array.null_count else None
 
 
 class Columns:
-    """A record batch of a store as numpy views, row by row or flat."""
+    """A record batch of a store as numpy views, row by row or flat.
+
+    Nothing of the batch is copied, so a mapped shard costs no memory but the pages that are read.
+    """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
+        """Raise `pyarrow.ArrowInvalid` where columns have different numbers of atoms."""
         self.batch = batch
         self.num_rows: int = batch.num_rows
         self._id, self._origin = batch.column("id"), batch.column("origin")
         self._numbers = _Lists(batch.column("atomic_numbers"))
-        self._positions = _Lists(batch.column("positions"))
-        self._forces = _Lists(batch.column("forces"))
+        self._positions = _Lists(batch.column("positions"), 3)
+        self._forces = _Lists(batch.column("forces"), 3)
         self._fixed = _Lists(batch.column("fixed"))
-        self._cell = _matrix(batch.column("cell"), 9)
-        self._stress = _matrix(batch.column("stress"), 6)
-        self._has_stress = _present(batch.column("stress"))
-        self._pbc = batch.column("pbc").to_numpy()
-        self._energy = batch.column("energy").fill_null(0.0).to_numpy()
-        self._has_energy = _present(batch.column("energy"))
-        self._split = batch.column("split").fill_null(0).to_numpy()
+        self._cell = _matrices(batch.column("cell"), (3, 3))
+        self._stress = _matrices(batch.column("stress"), (6,))
+        self._has_stress = batch.column("stress").null_count < self.num_rows
+        self._stress_nulls = _nulls(batch.column("stress"))
+        self._pbc = memoryview(_flat(batch.column("pbc"), np.uint8))
+        self._energy = memoryview(_flat(batch.column("energy"), np.float64))
+        self._energy_nulls = _nulls(batch.column("energy"))
+        self._split = memoryview(_flat(batch.column("split"), np.uint8))
+        self._split_nulls = _nulls(batch.column("split"))
+        self._check_lengths()
+        self._absent = {
+            name: None
+            for name in ("stress", "fixed", "split")
+            if batch.column(name).null_count == self.num_rows
+        }
+        """Late fields (`lamm.data.stored`) that no row has, and which needn't be looked up."""
+
+    def _check_lengths(self) -> None:
+        """Positions and forces are sliced by the offsets of the atomic numbers."""
+        atoms = len(self._numbers.flat)
+        for name, column in (("positions", self._positions), ("forces", self._forces)):
+            if column.nulls is None and len(column.values) != atoms:  # type: ignore[arg-type]
+                raise pa.ArrowInvalid(
+                    f"{name} of {len(column.flat)} atoms, atomic_numbers of {atoms}"
+                )
 
     def name(self, row: int) -> tuple[str, str]:
         """Id and origin of a row."""
@@ -235,21 +306,43 @@ class Columns:
 
     def structure(self, row: int) -> Structure:
         """A row as a structure whose arrays are views of the batch."""
-        structure_id, origin = self.name(row)
-        split = int(self._split[row])
-        return Structure(
-            atomic_numbers=self._numbers[row],
-            positions=self._positions[row].reshape(-1, 3),
-            cell=self._cell[row].reshape(3, 3),
+        starts = self._numbers.starts
+        atoms = slice(starts[row], starts[row + 1])
+        forces = self._forces
+        structure = _new(StoredStructure)
+        # The fields go in as they are: the constructor of a frozen dataclass takes a microsecond.
+        structure.__dict__.update(
+            self._absent,
+            _rows=self,
+            _row=row,
+            atomic_numbers=self._numbers.values[atoms],
+            positions=self._positions.values[atoms],
+            cell=self._cell[row],
             pbc=_PBC[self._pbc[row] & 7],
-            energy=float(self._energy[row]) if _is(self._has_energy, row) else None,
-            forces=self._forces[row].reshape(-1, 3) if _is(self._forces.present, row) else None,
-            stress=self._stress[row] if _is(self._has_stress, row) else None,
-            fixed=self._fixed[row] if _is(self._fixed.present, row) else None,
-            id=structure_id,
-            origin=origin,
-            split=SPLITS[split - 1] if split else None,
+            energy=(
+                self._energy[row]
+                if self._energy_nulls is None or not self._energy_nulls[row]
+                else None
+            ),
+            forces=forces.values[atoms] if forces.nulls is None else forces.row(row, 3),
         )
+        return structure
+
+    def stress(self, row: int) -> NDArray[np.float64] | None:
+        """(6,) in eV/Å³, None where there is none."""
+        absent = self._stress_nulls is not None and self._stress_nulls[row]
+        return None if absent else np.asarray(self._stress[row])
+
+    def fixed(self, row: int) -> NDArray[np.bool_] | None:
+        """(N,) atoms that were held still, None where the source says nothing."""
+        return self._fixed.row(row)
+
+    def split_name(self, row: int) -> str | None:
+        """'train', 'val' or 'test' where the source says so."""
+        if self._split_nulls is not None and self._split_nulls[row]:
+            return None
+        code = self._split[row]
+        return SPLITS[code - 1] if code else None
 
     @property
     def num_atoms(self) -> NDArray[np.int32]:
@@ -264,41 +357,47 @@ class Columns:
     @property
     def periodic(self) -> NDArray[np.bool_]:
         """(S,) whether a row repeats along any direction."""
-        return np.asarray(self._pbc > 0)
+        return np.asarray(self._pbc) > 0
 
     @property
     def split(self) -> NDArray[np.uint8]:
         """(S,) what the source says: 0 none, 1 train, 2 val, 3 test."""
-        return np.asarray(self._split)
+        return np.asarray(self.batch.column("split").fill_null(0).to_numpy())
 
     @property
     def energy(self) -> NDArray[np.float64]:
         """(S,) in eV; 0 where there is none."""
-        return np.asarray(self._energy)
+        return np.asarray(self.batch.column("energy").fill_null(0.0).to_numpy())
 
     def free_forces(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
         """(n, 3) forces on the free atoms of the rows that are chosen, in eV/Å."""
         sizes = self.num_atoms
         free = np.ones(int(sizes.sum()), dtype=bool)
-        with_fixed: slice | NDArray[np.bool_] = slice(None)
-        if self._fixed.present is not None:
-            with_fixed = np.repeat(self._fixed.present, sizes)
+        with_fixed = np.repeat(_present(self.batch.column("fixed")), sizes)
         free[with_fixed] = ~self._fixed.flat
         chosen = free & np.repeat(rows, sizes)
-        if self._forces.present is not None:
-            chosen = chosen[np.repeat(self._forces.present, sizes)]
-        return np.asarray(self._forces.flat.reshape(-1, 3)[chosen])
+        if self._forces.nulls is not None:
+            chosen = chosen[np.repeat(_present(self.batch.column("forces")), sizes)]
+        return np.asarray(self._forces.flat[chosen])
 
 
-def _is(present: NDArray[np.bool_] | None, row: int) -> bool:
-    return present is None or bool(present[row])
+def _present(array: pa.Array) -> NDArray[np.bool_]:
+    present: NDArray[np.bool_] = array.is_valid().to_numpy(zero_copy_only=False)
+    return present
 
 
-def _matrix(array: pa.FixedSizeListArray, width: int) -> NDArray[np.float64]:
-    flat = array.values.to_numpy()
-    start = array.offset * width
-    rows: NDArray[np.float64] = flat[start : start + len(array) * width].reshape(-1, width)
-    return rows
+def _flat(array: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
+    """Numbers of a column without a copy; where it is null, whatever stands there."""
+    _, buffer = array.buffers()
+    return np.frombuffer(buffer, dtype)[array.offset : array.offset + len(array)]
+
+
+def _matrices(array: pa.FixedSizeListArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """(S, *shape) numbers of a column of lists of one length."""
+    size = int(np.prod(shape))
+    start = array.offset * size
+    flat: NDArray[np.float64] = array.values.to_numpy()[start : start + len(array) * size]
+    return flat.reshape(-1, *shape)
 
 
 def read_batch(path: Path) -> pa.RecordBatch:

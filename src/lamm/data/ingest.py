@@ -1,31 +1,33 @@
-"""From source files to a store: read, check, convert, count; on several processes.
+"""From source files to a store: read, check, convert, count; side by side, and with a second try.
 
-Each file is read by one process, which leaves encoded batches in a spool beside the new store; the
-batches go into the store in the order of the files. So the store is the same, byte for byte, for
-any number of processes, and no more than a batch of each is in memory.
+Every file is a part, or several where its format lets reading begin anywhere. Parts are read into
+the spool (`lamm.data.spool`) by this process, by several, or by a Dask cluster; this process moves
+the pieces into the store in the order of the sources. So the store is the same, byte for byte, for
+any number of processes, and after any number of interruptions; no more than a few pieces and one
+shard are in memory.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
-from lamm.data.cards import CardHeader, DatasetCard
-from lamm.data.columns import accept_precision, edge_counter, encode
-from lamm.data.readers import FORMATS, KeysFound, OnError, SkippedRecord
-from lamm.data.writer import SHARD_BYTES, SHARD_STRUCTURES, StoreWriter, file_sha256
-from lamm.errors import ConfigError, DataError, nearest_names
-from lamm.structure import Structure
+from lamm.data.cards import FORMAT_VERSION, CardHeader, DatasetCard
+from lamm.data.readers import FORMATS, Format, OnError
+from lamm.data.readers.common import reader_options
+from lamm.data.reading import Pool, reading_pool
+from lamm.data.sources import distinct_names, find_sources, source_sha256
+from lamm.data.spool import PIECE, Part, Piece, Spool
+from lamm.data.staging import staging
+from lamm.data.writer import SHARD_BYTES, SHARD_STRUCTURES, StoreWriter, refuse_existing
+from lamm.errors import ConfigError, StoreError, nearest_names
 
-_BATCH = 256
+PART_RECORDS = 10 * PIECE
+"""Records of a part, in formats where reading can begin at any record."""
 
 
 class IngestProgress(NamedTuple):
@@ -34,28 +36,14 @@ class IngestProgress(NamedTuple):
     files_done: int
     files: int
     structures: int
+    skipped: int = 0
+    fraction: float = 0.0
+    """About how much of all sources has been read, from 0 to 1."""
+    taken_up: int = 0
+    """Structures that an earlier run had read."""
 
 
 Progress: TypeAlias = Callable[[IngestProgress], None]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A file, and what its records are called."""
-
-    path: Path
-    name: str
-    spool: Path
-
-
-@dataclass
-class _Spooled:
-    """What a process found in a file, beside the structures in the spool."""
-
-    sha256: str = ""
-    keys_found: dict[str, str] = field(default_factory=dict)
-    skipped: list[SkippedRecord] = field(default_factory=list)
-    num_structures: int = 0
 
 
 def ingest(
@@ -65,23 +53,28 @@ def ingest(
     header: CardHeader,
     *,
     workers: int = 1,
+    cluster: str | None = None,
     on_error: OnError = "stop",
+    restart: bool = False,
     progress: Progress | None = None,
     shard_structures: int = SHARD_STRUCTURES,
     shard_bytes: int = SHARD_BYTES,
 ) -> DatasetCard:
     """Make a store of source files.
 
-    With more than one worker, a script that calls this needs the usual ``if __name__ ==
-    "__main__":`` around its own start.
+    An ingestion that is broken off goes on when it is called again with the same arguments. With
+    more than one worker, a script that calls this needs the usual ``if __name__ == "__main__":``
+    around its own start.
 
     Args:
         format: a name in `lamm.data.readers.FORMATS`.
         sources: files, and folders whose files of that format are taken, in order of their names.
         to: folder of the new store.
-        header: what is known of the data.
+        header: what is known of the data; it goes before what the format itself settles.
         workers: processes that read.
+        cluster: address of a Dask scheduler whose workers read instead; they see the same paths.
         on_error: ``stop`` at a record that can't be used, or ``skip`` it and say so in the card.
+        restart: throw away what a run that was broken off has left.
         progress: called now and then.
         shard_structures: most structures of a shard.
         shard_bytes: largest shard.
@@ -90,183 +83,200 @@ def ingest(
         The card of the store.
 
     Raises:
-        ConfigError: an unknown format.
+        ConfigError: an unknown format or option.
         DataError: a source is missing or damaged, a record can't be used, two records have one id.
-        StoreError: there is something at `to` already.
+        StoreError: there is something at `to` already, or the rest of another ingestion.
     """
-    if format not in FORMATS:
-        raise ConfigError(f"unknown format '{format}'. {nearest_names(format, FORMATS)}")
-    paths = find_sources(sources, FORMATS[format].suffixes)
-    writer = StoreWriter(to, header, shard_structures=shard_structures, shard_bytes=shard_bytes)
-    with writer:
-        jobs = [
-            _Source(path, name, writer.folder / f"spool-{number}")
-            for number, (path, name) in enumerate(zip(paths, distinct_names(paths), strict=True))
-        ]
-        so_far = IngestProgress(0, len(jobs), 0)
-
-        def tick(structures: int = 0, files: int = 0) -> None:
-            nonlocal so_far
-            so_far = IngestProgress(
-                so_far.files_done + files, so_far.files, so_far.structures + structures
-            )
-            if progress is not None:
-                progress(so_far)
-
-        results = _read_all(format, jobs, header, workers, on_error, tick)
-        for job, spooled in zip(jobs, results, strict=True):
-            _take(writer, job, spooled)
-            tick(files=1)
+    kind = known_format(format)
+    header = complete_header(kind, header)
+    reader_options(header, kind.options)
+    paths = find_sources(sources, kind.suffixes, folders=kind.folders)
+    names = distinct_names(paths)
+    job = {
+        "format": format,
+        "sources": [[str(path.resolve()), *_size_and_time(path)] for path in paths],
+        "card": header.model_dump(mode="json"),
+        "shards": [shard_structures, shard_bytes],
+        "version": [FORMAT_VERSION, PIECE, PART_RECORDS],
+    }
+    to = Path(to)
+    refuse_existing(to)
+    with staging(to, job, restart=restart) as stage:
+        writer = StoreWriter(
+            to,
+            header,
+            shard_structures=shard_structures,
+            shard_bytes=shard_bytes,
+            folder=stage.folder,
+        )
+        spool = Spool(stage.spool, stage.run)
+        with writer, reading_pool(spool, workers, cluster) as pool:
+            parts = list(split_into_parts(format, paths, names, header))
+            _Ingestion(spool, parts, writer, progress).run(pool, header, on_error)
     return writer.card
 
 
-def _take(writer: StoreWriter, job: _Source, spooled: _Spooled) -> None:
-    """Move what was found in a file into the store."""
-    if spooled.num_structures:
-        with pa.OSFile(str(job.spool)) as file, pa.ipc.open_stream(file) as batches:
-            for batch in batches:
-                writer.add_batch(batch)
-        job.spool.unlink()
-    writer.note_source(job.name, spooled.sha256, spooled.keys_found)
-    for record in spooled.skipped:
-        writer.skip(*record)
-
-
-def find_sources(sources: Sequence[str | Path], suffixes: Sequence[str]) -> list[Path]:
-    """The files that a list of files and folders means.
+def known_format(name: str) -> Format:
+    """A format by its name.
 
     Raises:
-        DataError: one is missing or is given twice, or a folder has no file of the format.
+        ConfigError: there is none of that name.
     """
-    paths: list[Path] = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            inside = sorted(
-                path
-                for path in source.rglob("*")
-                if path.is_file() and path.name.lower().endswith(tuple(suffixes))
+    if name not in FORMATS:
+        raise ConfigError(f"unknown format '{name}'. {nearest_names(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def complete_header(kind: Format, header: CardHeader) -> CardHeader:
+    """The header with what the format settles itself, where the header says nothing."""
+    return merged_header(kind.header, header)
+
+
+def merged_header(below: Mapping[str, Any], header: CardHeader) -> CardHeader:
+    """A header over the entries of a lesser one; `units`, `keys` and `reader` entry by entry."""
+    written = header.model_dump(exclude_unset=True)
+    values = {**below, **written}
+    for nested in ("units", "keys", "reader"):
+        if nested in below and nested in written:
+            values[nested] = {**below[nested], **written[nested]}
+    return CardHeader.model_validate(values)
+
+
+def split_into_parts(
+    format: str, paths: Sequence[Path], names: Sequence[str], header: CardHeader
+) -> Iterator[Part]:
+    """The parts of all sources, in their order; one depends on nothing but its source."""
+    count = FORMATS[format].count
+    sizes = [max(_size_and_time(path)[0], 1) for path in paths]
+    number = 0
+    for path, name, size in zip(paths, names, sizes, strict=True):
+        weight = size / sum(sizes)
+        records = count(path, header) if count is not None else None
+        if not records:
+            yield Part(number, format, path, name, 0, records, weight, is_last=True)
+            number += 1
+            continue
+        for start in range(0, records, PART_RECORDS):
+            stop = min(start + PART_RECORDS, records)
+            share = weight * (stop - start) / records
+            yield Part(number, format, path, name, start, stop, share, is_last=stop == records)
+            number += 1
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and time of change, to tell whether a source is still the same."""
+    status = path.stat()
+    if not path.is_dir():
+        return status.st_size, status.st_mtime_ns
+    inside = [inner.stat() for inner in path.rglob("*") if inner.is_file()]
+    return sum(one.st_size for one in inside), max((one.st_mtime_ns for one in inside), default=0)
+
+
+class _Ingestion:
+    """Moves what the parts' readers leave in the spool into the store."""
+
+    def __init__(
+        self, spool: Spool, parts: list[Part], writer: StoreWriter, progress: Progress | None
+    ) -> None:
+        self.spool = spool
+        self.parts = parts
+        self.writer = writer
+        self.progress = progress
+        self.in_shards = writer.num_closed  # of an earlier run
+        self.taken_up = 0
+        self.so_far = IngestProgress(0, len({part.path for part in parts}), 0)
+        self.parts_done = 0.0
+        self.in_open_shard: deque[tuple[int, Piece]] = deque()
+
+    def run(self, pool: Pool, header: CardHeader, on_error: OnError) -> None:
+        """Read all parts and put their pieces into the store, in the order of the sources."""
+        self.spool.claim()
+        starts = self._starts()
+        readers = []
+        checksums: dict[Path, Callable[[], str]] = {}
+        for part, start in zip(self.parts, starts, strict=True):
+            readers.append(pool.read(part, start, header, on_error))
+            if part.path not in checksums:
+                checksums[part.path] = pool.call(source_sha256, part.path)
+        for part, start, pieces in zip(self.parts, starts, readers, strict=True):
+            for piece in self.spool.earlier(part.number, part.start):
+                if start is None or piece.start < start:
+                    self._take(part, piece)
+            for piece in pieces:
+                self._take(part, piece)
+            self.parts_done += part.weight
+            if part.is_last:
+                self.writer.note_source(part.name, checksums[part.path]())
+                self.so_far = self.so_far._replace(files_done=self.so_far.files_done + 1)
+            self._tell(0.0)
+
+    def _starts(self) -> list[int | None]:
+        """Where reading begins in each part; None where all of it is in the spool.
+
+        Raises:
+            StoreError: closed shards have rows that the spool knows nothing of.
+        """
+        starts: list[int | None] = []
+        rows = 0
+        complete = True
+        for part in self.parts:
+            start: int | None = part.start
+            for piece in self.spool.earlier(part.number, part.start):
+                in_shards = complete and rows + piece.num_structures <= self.in_shards
+                if not (in_shards or self._is_whole(piece)):
+                    break
+                rows += piece.num_structures if complete else 0
+                start = None if piece.is_last else piece.next_record
+            complete = complete and start is None
+            starts.append(start)
+        if rows < self.in_shards:
+            raise StoreError(
+                f"{self.writer.path}: what was ingested before is damaged: {self.in_shards} "
+                f"structures in shards, of which the log knows {rows}.\n  Add --restart."
             )
-            if not inside:
-                raise DataError(
-                    f"{source}: no file in this folder ends in {', '.join(suffixes)}.\n"
-                    "  Name the files themselves, or another format."
-                )
-            paths += inside
-        elif source.exists():
-            paths.append(source)
+        self.taken_up = rows
+        return starts
+
+    def _is_whole(self, piece: Piece) -> bool:
+        try:
+            rows = sum(int(batch.num_rows) for batch in self.spool.batches(piece))
+        except (OSError, pa.ArrowInvalid):
+            return False
+        return rows == piece.num_structures
+
+    def _take(self, part: Part, piece: Piece) -> None:
+        """Put a piece into the store, but for the rows that closed shards have already."""
+        before = self.so_far.structures
+        known = min(max(self.in_shards - before, 0), piece.num_structures)
+        if known < piece.num_structures:
+            for batch in self.spool.batches(piece):
+                if known < batch.num_rows:
+                    self.writer.add_batch(batch.slice(known))
+                known = max(known - batch.num_rows, 0)
+        self.writer.note_keys(part.name, piece.keys_found, piece.keys_seen)
+        for record in piece.skipped:
+            self.writer.skip(*record)
+        self.so_far = self.so_far._replace(
+            structures=before + piece.num_structures,
+            skipped=self.so_far.skipped + len(piece.skipped),
+        )
+        self._forget_closed(piece)
+        if part.stop is None:
+            self._tell((piece.fraction or 0.0) * part.weight)
         else:
-            raise DataError(f"{source}: no such file or folder. Check the path.")
-    if not paths:
-        raise DataError("no source file was named.")
-    seen: set[Path] = set()
-    for path in paths:
-        if path.resolve() in seen:
-            raise DataError(f"{path}: the file is named twice among the sources.")
-        seen.add(path.resolve())
-    return paths
+            self._tell((piece.next_record - part.start) / (part.stop - part.start) * part.weight)
 
+    def _forget_closed(self, piece: Piece) -> None:
+        """Remove pieces from the spool as soon as all their rows are in closed shards."""
+        self.in_open_shard.append((self.so_far.structures, piece))
+        while self.in_open_shard and self.in_open_shard[0][0] <= self.writer.num_closed:
+            self.spool.remove(self.in_open_shard.popleft()[1])
 
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each file: its own, with as many folders before it as tell it from the others.
-
-    Ids of records without a name are made of it, so it shouldn't change when files are added.
-    """
-    parts = [path.resolve().parts for path in paths]
-    names = []
-    for mine in parts:
-        length = 1
-        rivals = [other for other in parts if other is not mine and other[-1] == mine[-1]]
-        while any(other[-length:] == mine[-length:] for other in rivals):
-            length += 1
-        names.append("/".join(mine[-length:]))
-    return names
-
-
-def _read_all(
-    format: str,
-    jobs: Sequence[_Source],
-    header: CardHeader,
-    workers: int,
-    on_error: OnError,
-    tick: Callable[[int], None],
-) -> Iterator[_Spooled]:
-    """Read every file into its spool; the results come in the order of the files."""
-    if workers <= 1 or len(jobs) == 1:
-        for job in jobs:
-            yield _read_one(format, job, header, on_error, tick)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context)
-    try:
-        futures = [pool.submit(_read_one, format, job, header, on_error) for job in jobs]
-        for future in futures:
-            spooled = future.result()
-            tick(spooled.num_structures)
-            yield spooled
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read_one(
-    format: str,
-    job: _Source,
-    header: CardHeader,
-    on_error: OnError,
-    tick: Callable[[int], None] | None = None,
-) -> _Spooled:
-    """Read one file into its spool; what a worker process does."""
-    spooled, found = _Spooled(), KeysFound()
-    records = FORMATS[format].read(job.path, header, on_error=on_error, name=job.name, found=found)
-    structures = _accepted(records, header, on_error, spooled)
-    with ExitStack() as stack:
-        spool: pa.RecordBatchStreamWriter | None = None
-        for batch in _encoded(structures, header):
-            if spool is None:
-                file = stack.enter_context(pa.OSFile(str(job.spool), "wb"))
-                spool = stack.enter_context(pa.ipc.new_stream(file, batch.schema))
-            spool.write_batch(batch)
-            spooled.num_structures += batch.num_rows
-            if tick is not None:
-                tick(batch.num_rows)
-    spooled.sha256 = file_sha256(job.path)
-    spooled.keys_found = found.names
-    return spooled
-
-
-def _accepted(
-    records: Iterable[Structure | SkippedRecord],
-    header: CardHeader,
-    on_error: OnError,
-    spooled: _Spooled,
-) -> Iterator[Structure]:
-    """The structures that fit the card; the others are put down as skipped."""
-    for record in records:
-        if isinstance(record, SkippedRecord):
-            spooled.skipped.append(record)
-            continue
-        largest = header.max_atoms
-        if largest is not None and record.num_atoms > largest:
-            reason = f"{record.num_atoms} atoms, more than max_atoms {largest}"
-            spooled.skipped.append(SkippedRecord(record.origin, reason))
-            continue
-        periodic = bool(record.pbc.any())
-        if header.periodic is not None and periodic != header.periodic:
-            reason = (
-                f"pbc is {record.pbc.tolist()}, and the card says `periodic: "
-                f"{str(header.periodic).lower()}`. Mend the record, or leave `periodic` out."
+    def _tell(self, of_this_part: float) -> None:
+        if self.progress is not None:
+            self.progress(
+                self.so_far._replace(
+                    fraction=min(self.parts_done + of_this_part, 1.0),
+                    taken_up=min(self.taken_up, self.so_far.structures),
+                )
             )
-            if on_error == "stop":
-                raise DataError(f"{record.origin}: {reason}")
-            spooled.skipped.append(SkippedRecord(record.origin, reason))
-            continue
-        yield record
-
-
-def _encoded(structures: Iterator[Structure], header: CardHeader) -> Iterator[pa.RecordBatch]:
-    """The structures in batches of columns, all in the precision of the first."""
-    count_edges = edge_counter(header)
-    dtype: str | None = header.position_dtype
-    while batch := list(islice(structures, _BATCH)):
-        for one in batch:
-            dtype = accept_precision(dtype, header, one.positions.dtype.name, one.origin)
-        yield encode(batch, dtype or "float64", count_edges)

@@ -152,7 +152,7 @@ def _read_card(folder: Path) -> DatasetCard:
         )
     path = folder / CARD
     if not path.is_file():
-        half = any(folder.glob("shard-*.arrow")) or ".incomplete-" in folder.name
+        half = any(folder.glob("shard-*.arrow")) or folder.name.startswith(".")
         found = "a store that was only half written" if half else "a folder that is not a store"
         raise StoreError(f"{folder}: found {found}: it has no {CARD}.\n  {ingest}")
     try:

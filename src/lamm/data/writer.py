@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -26,28 +25,41 @@ from lamm.data.cards import (
 from lamm.data.columns import (
     COUNTED,
     INDEX_SCHEMA,
-    Columns,
     accept_precision,
     edge_counter,
     encode,
-    read_batch,
+    position_precision,
     store_schema,
-    write_batch,
 )
-from lamm.data.totals import Totals
-from lamm.errors import DataError, StoreError
+from lamm.data.shards import INDEX, Shards
+from lamm.data.sources import file_sha256
+from lamm.errors import DataError, LaMMError, StoreError
 from lamm.files import beside, sync, write_json
 from lamm.structure import Structure
 from lamm.units import CODATA_YEAR
 
-CARD, INDEX = "card.json", "index.arrow"
+CARD = "card.json"
 SHARD_STRUCTURES = 100_000
 SHARD_BYTES = 60_000_000
+MAX_KEYS_SEEN = 1000
+"""Names in the source's records that a card lists."""
 _BATCH = 256
 _FILE_BYTES = 8192
 """Room for the schema, the footer and the padding of a shard."""
 _ROW_BYTES = 192
 """Cell, energy, stress, offsets and masks of one structure, rounded up."""
+
+
+__all__ = ["CARD", "INDEX", "StoreWriter", "file_sha256"]
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `StoreError` where a store can't be written because there is something at its path."""
+    if path.exists() or path.is_symlink():
+        raise StoreError(
+            f"{path}: there is something at this path already.\n"
+            "  Remove it, or write the store to another path."
+        )
 
 
 class StoreWriter:
@@ -67,6 +79,9 @@ class StoreWriter:
         header: what is known of the data.
         shard_structures: most structures of a shard.
         shard_bytes: largest shard, unless a single structure is larger.
+        folder: where the store is until it is whole. Named, closed shards that an earlier writer of
+            the same store left there are taken up (`num_added` counts their structures), and they
+            stay there if this one doesn't come to its end either.
     """
 
     def __init__(
@@ -76,12 +91,14 @@ class StoreWriter:
         *,
         shard_structures: int = SHARD_STRUCTURES,
         shard_bytes: int = SHARD_BYTES,
+        folder: Path | None = None,
     ) -> None:
         self.path = Path(path)
         self.header = header
         self.shard_structures = shard_structures
         self.shard_bytes = shard_bytes
-        self.folder = beside(self.path)
+        self._resumes = folder is not None
+        self.folder = folder or beside(self.path)
         self.num_added = 0
         self._card: DatasetCard | None = None
         self._position_dtype: str | None = header.position_dtype
@@ -89,12 +106,11 @@ class StoreWriter:
         self._waiting: list[Structure] = []
         self._batches: list[pa.RecordBatch] = []  # of the shard that is being filled
         self._rows, self._bytes = 0, _FILE_BYTES
-        self._shards: list[FileRecord] = []
-        self._index: list[pa.RecordBatch] = []
-        self._totals = Totals()
+        self._shards = Shards(self.folder)
         self._num_skipped = 0
         self._skipped: list[Skipped] = []
         self._keys_found: dict[str, str] = {}
+        self._keys_seen: dict[str, None] = {}
         self._source_sha256: dict[str, str] = {}
 
     @property
@@ -105,16 +121,17 @@ class StoreWriter:
         return self._card
 
     def __enter__(self) -> Self:
-        if self.path.exists() or self.path.is_symlink():
-            raise StoreError(
-                f"{self.path}: there is something at this path already.\n"
-                "  Remove it, or write the store to another path."
-            )
+        refuse_existing(self.path)
         try:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            if not self._resumes:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self.path}: can't write a store there ({error}).") from error
+        if self._resumes:
+            dtype = self._shards.take_up()
+            self._position_dtype = self._position_dtype or dtype
+            self.num_added = self._shards.num_rows
         return self
 
     def __exit__(
@@ -126,8 +143,23 @@ class StoreWriter:
         try:
             if kind is None:
                 self._finish()
+        except BaseException as late:
+            error = late
+            raise
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if not self._is_kept(error):
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _is_kept(self, error: BaseException | None) -> bool:
+        """Whether what is written stays after an error: it can be gone on with."""
+        if error is None or not self._resumes:
+            return False
+        return bool(self._shards.records) or not isinstance(error, LaMMError)
+
+    @property
+    def num_closed(self) -> int:
+        """Structures in shards that are closed: these stay if the writer is stopped."""
+        return self._shards.num_rows
 
     def add(self, structure: Structure) -> None:
         """Take one structure in.
@@ -150,11 +182,10 @@ class StoreWriter:
     def add_batch(self, batch: pa.RecordBatch) -> None:
         """Take structures in that `lamm.data.columns.encode` has made a batch of."""
         self._encode_waiting()
-        positions = batch.schema.field("positions").type.value_type
         self._position_dtype = accept_precision(
             self._position_dtype,
             self.header,
-            "float32" if positions == pa.float32() else "float64",
+            position_precision(batch.schema),
             batch.column("origin")[0].as_py(),
         )
         self.num_added += batch.num_rows
@@ -166,16 +197,23 @@ class StoreWriter:
         if len(self._skipped) < MAX_SKIPPED_LISTED:
             self._skipped.append(Skipped(record=record, reason=reason))
 
-    def note_source(
-        self, name: str, sha256: str, keys_found: Mapping[str, str] | None = None
-    ) -> None:
-        """Note in the card a file that structures came from, and what it calls the labels.
+    def note_source(self, name: str, sha256: str) -> None:
+        """Note in the card a file that structures came from."""
+        self._source_sha256[name] = sha256
+
+    def note_keys(self, name: str, keys_found: Mapping[str, str], keys_seen: Iterable[str]) -> None:
+        """Note in the card what a source calls things.
+
+        Args:
+            name: of the source.
+            keys_found: what it calls each label.
+            keys_seen: every name in its records.
 
         Raises:
-            DataError: an earlier file calls a label otherwise.
+            DataError: an earlier source calls a label otherwise.
         """
-        self._source_sha256[name] = sha256
-        for label, key in (keys_found or {}).items():
+        self._keys_seen.update(dict.fromkeys(keys_seen))
+        for label, key in keys_found.items():
             known = self._keys_found.setdefault(label, key)
             if known != key:
                 raise DataError(
@@ -212,30 +250,14 @@ class StoreWriter:
     def _close_shard(self) -> None:
         table = pa.Table.from_batches(self._batches).combine_chunks()
         (batch,) = table.to_batches()
-        path = self.folder / f"shard-{len(self._shards):05d}.arrow"
-        write_batch(path, batch.select(store_schema(self._position_dtype or "float64").names))
-        labels, id_hash = (batch.column(name).to_numpy() for name in ("labels", "id_hash"))
-        columns = Columns(batch)
-        self._totals.add(columns, labels, id_hash)
-        rows = batch.num_rows
-        index = {
-            "num_atoms": columns.num_atoms,
-            "num_edges": batch.column("num_edges").to_numpy(),
-            "labels": labels,
-            "shard": np.full(rows, len(self._shards), dtype=np.int32),
-            "row": np.arange(rows, dtype=np.int32),
-            "split": columns.split,
-            "id_hash": id_hash,
-        }
-        self._index.append(pa.RecordBatch.from_pydict(index, schema=INDEX_SCHEMA))
-        self._shards.append(_file_record(path, rows))
+        self._shards.close(batch, self._position_dtype or "float64")
         self._batches, self._rows, self._bytes = [], 0, _FILE_BYTES
 
     def _finish(self) -> None:
         self._encode_waiting()
         if self._batches:
             self._close_shard()
-        if not self._shards:
+        if not self._shards.records:
             skipped = f" All {self._num_skipped} records were skipped, the first for: " + (
                 f"{self._skipped[0].reason}" if self._skipped else ""
             )
@@ -243,12 +265,9 @@ class StoreWriter:
                 f"{self.path}: no structure to store."
                 + (skipped if self._skipped else " The source has no records.")
             )
-        (index,) = pa.Table.from_batches(self._index).combine_chunks().to_batches()
-        self._refuse_duplicates(index.column("id_hash").to_numpy())
-        index_path = self.folder / INDEX
-        write_batch(index_path, index)
-        card = self._make_card(_file_record(index_path, index.num_rows))
+        card = self._make_card(self._shards.join_index())
         write_json(self.folder / CARD, card.model_dump(mode="json"))
+        self._shards.clear_work()
         for path in self.folder.iterdir():
             sync(path)
         sync(self.folder)
@@ -262,30 +281,8 @@ class StoreWriter:
         sync(self.path.parent)
         self._card = card
 
-    def _refuse_duplicates(self, id_hash: NDArray[np.uint64]) -> None:
-        """Two records of one id would share their split and their noise; name them and stop."""
-        order = np.argsort(id_hash, kind="stable")
-        equal = np.flatnonzero(id_hash[order][1:] == id_hash[order][:-1])
-        if not len(equal):
-            return
-        ends = np.cumsum([shard.rows for shard in self._shards])
-        for place in equal:
-            names = []
-            for position in order[place : place + 2]:
-                shard = int(np.searchsorted(ends, position, "right"))
-                columns = Columns(read_batch(self.folder / self._shards[shard].name))
-                names.append(columns.name(int(position - ends[shard] + columns.num_rows)))
-            (first_id, first), (second_id, second) = names
-            if first_id == second_id:
-                raise DataError(
-                    f"id '{first_id}' is given twice: to {first or 'one structure'} and to "
-                    f"{second or 'another'}.\n  An id names one structure of a store. Choose "
-                    "another key with `keys: {id: KEY}` in the card, or `keys: {id: none}` to "
-                    "number the records."
-                )
-
     def _make_card(self, index: FileRecord) -> DatasetCard:
-        totals, header = self._totals.card_entries(), self.header
+        totals, header = self._shards.totals.card_entries(), self.header
         values: dict[str, Any] = {
             **header.model_dump(),
             **totals,
@@ -296,8 +293,9 @@ class StoreWriter:
             "factors": header.units.factors(),
             "codata_year": CODATA_YEAR,
             "keys_found": self._keys_found,
+            "keys_seen": tuple(self._keys_seen)[:MAX_KEYS_SEEN],
             "source_sha256": self._source_sha256,
-            "shards": self._shards,
+            "shards": self._shards.records,
             "index": index,
             "num_skipped": self._num_skipped,
             "skipped": self._skipped,
@@ -322,15 +320,3 @@ def _row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
     for name in ("id", "origin"):
         size += pc.binary_length(batch.column(name)).to_numpy()
     return np.asarray(size)
-
-
-def _file_record(path: Path, rows: int) -> FileRecord:
-    return FileRecord(
-        name=path.name, rows=rows, bytes=path.stat().st_size, sha256=file_sha256(path)
-    )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TextIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +64,20 @@ class KeysFound:
         self.names: dict[str, str] = {}
         self.seen: dict[str, None] = {}
         """Every name in the records, whether it is used or not, in the order of appearance."""
+        self._file: BinaryIO | None = None
+        self._bytes = 0
+
+    def follow(self, file: BinaryIO) -> None:
+        """Remember an open file, so that `fraction` knows how far reading is."""
+        self._file = file
+        self._bytes = os.fstat(file.fileno()).st_size
+
+    @property
+    def fraction(self) -> float | None:
+        """The share of the file that has been read; None where nobody knows."""
+        if self._file is None or self._file.closed:
+            return None
+        return min(self._file.tell() / max(self._bytes, 1), 1.0)
 
     def see(self, keys: Iterable[str]) -> None:
         """Remember the names that a record has, so that labels left unused can be pointed out."""
@@ -216,12 +232,34 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: can't be read ({error}).") from error
 
 
-def open_text(path: Path) -> TextIO:
-    """Open a text file, decompressing ``.xz``, ``.gz`` and ``.bz2``."""
+def open_text(path: Path, found: KeysFound | None = None) -> TextIO:
+    """Open a text file, decompressing ``.xz``, ``.gz`` and ``.bz2``.
+
+    Args:
+        path: the file.
+        found: is told how far in the file reading is, as it goes on.
+    """
     openers: dict[str, Callable[..., object]] = {
         ".xz": lzma.open,
         ".gz": gzip.open,
         ".bz2": bz2.open,
     }
-    opener = openers.get(path.suffix.lower(), open)
-    return cast(TextIO, opener(path, "rt", encoding="utf-8"))
+    raw = path.open("rb")
+    if found is not None:
+        found.follow(raw)
+    opener = openers.get(path.suffix.lower())
+    binary = raw if opener is None else cast(BinaryIO, opener(raw, "rb"))
+    return _OwningText(binary, raw)
+
+
+class _OwningText(io.TextIOWrapper):
+    """Text that closes the file below its decompression too."""
+
+    def __init__(self, binary: BinaryIO, raw: BinaryIO) -> None:
+        super().__init__(binary, encoding="utf-8")
+        self._raw_file = raw
+
+    def close(self) -> None:
+        """Close both."""
+        super().close()
+        self._raw_file.close()

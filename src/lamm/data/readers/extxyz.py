@@ -80,16 +80,16 @@ def read_extxyz(
     name = name or path.name
     records = (
         (f"record {record.number} (line {record.line})", f"{name}:{record.number}", record)
-        for record in islice(_records(path), start, stop)
+        for record in islice(_records(path, found), start, stop)
     )
     yield from checked(
         path, records, lambda record, origin: _structure(record, header, origin, found), on_error
     )
 
 
-def _records(path: Path) -> Iterator[_Record]:
+def _records(path: Path, found: KeysFound) -> Iterator[_Record]:
     """Cut a file into records; what isn't one can't be skipped, since its end is unknown."""
-    with reading(path), open_text(path) as file:
+    with reading(path), open_text(path, found) as file:
         line = number = 0
         while text := file.readline():
             line += 1
