@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,21 +15,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from lamm.cli import common
 from lamm.cli.common import JsonFlag
-from lamm.errors import ConfigError
+from lamm.cli.info import aligned, say_details, say_overview
+from lamm.errors import ConfigError, InterruptedRunError
 
 if TYPE_CHECKING:
     from lamm.data.cards import DatasetCard
+    from lamm.data.ingest import IngestProgress
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(help="Make stores, look at them, take them out again.", no_args_is_help=True)
 
 _LOG_EVERY = 20.0
 """Seconds between two lines of progress where there is no terminal."""
-_LETTERS = {"energy": "E", "forces": "F", "stress": "S"}
 
 
 class OnError(StrEnum):
@@ -39,16 +42,28 @@ class OnError(StrEnum):
 
 @app.command("ingest")
 def ingest_command(
-    format: Annotated[str, typer.Argument(help="Format of the sources: extxyz.")],
+    format: Annotated[
+        str,
+        typer.Argument(
+            help="A data set of `lamm data list`, or a format of `lamm data formats`.",
+            metavar="NAME-OR-FORMAT",
+        ),
+    ],
     sources: Annotated[list[Path], typer.Argument(help="Files, or folders of files.")],
     to: Annotated[Path, typer.Option(help="Folder of the new store.")],
     card: Annotated[
         Path | None, typer.Option(help="What is known of the data (YAML): units, functional, ...")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read.")] = 1,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers read instead.")
+    ] = None,
     on_error: Annotated[
         OnError, typer.Option(help="Stop at a record that can't be used, or skip it.")
     ] = OnError.stop,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what a broken-off ingestion has left.")
+    ] = False,
     shard_bytes: Annotated[
         int | None, typer.Option(min=1, help="Largest shard; 60 MB where left out.")
     ] = None,
@@ -56,25 +71,27 @@ def ingest_command(
 ) -> None:
     """Make a store of source files: read, check, convert to eV and Å, count.
 
-    Nothing is left at --to unless all went well.
+    Nothing is at --to before all went well. Broken off, even by force, it goes on where it was when
+    the command is given again.
     """
     from lamm.data.cards import CardHeader, read_header
-    from lamm.data.ingest import ingest
+    from lamm.data.ingest import ingest, known_source, merged_header
     from lamm.data.writer import SHARD_BYTES
 
     common.start_logging(quiet=as_json)
-    header = read_header(card) if card is not None else CardHeader()
-    with _progress("ingesting", "files", quiet=as_json) as show:
+    format_name, of_data_set = known_source(format)
+    header = merged_header(of_data_set, read_header(card) if card is not None else CardHeader())
+    with _progress("ingesting", quiet=as_json) as show, _interruptible(to):
         written = ingest(
-            format,
+            format_name,
             sources,
             to,
             header,
             workers=workers,
+            cluster=cluster,
             on_error=on_error.value,
-            progress=lambda done: show(
-                done.files_done, done.files, f"{done.structures:,} structures"
-            ),
+            restart=restart,
+            progress=lambda done: show(done.fraction, done.structures, _so_far(done)),
             shard_bytes=shard_bytes or SHARD_BYTES,
         )
     if as_json:
@@ -86,6 +103,61 @@ def ingest_command(
     common.say(f"labels: {counts or 'none'}")
     for remark in _remarks(written):
         common.say(remark)
+
+
+def _so_far(done: IngestProgress) -> str:
+    """Files and skipped records, for a line of progress."""
+    skipped = f", {done.skipped:,} skipped" if done.skipped else ""
+    return f"file {min(done.files_done + 1, done.files):,} of {done.files:,}{skipped}"
+
+
+@contextmanager
+def _interruptible(to: Path) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an end that says how to go on."""
+
+    def end(signal_number: int, frame: object) -> None:
+        raise InterruptedRunError(
+            signal_number,
+            f"interrupted. What was read is kept: give the same command again to finish {to}.",
+        )
+
+    earlier = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@app.command("formats")
+def formats_command(
+    name: Annotated[str | None, typer.Argument(help="One format, with its options.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the formats that can be ingested, or say what one settles and which options it has."""
+    from lamm.data.ingest import known_format
+    from lamm.data.readers import FORMATS
+
+    if name is None:
+        if as_json:
+            common.emit_json({"formats": {key: kind.as_dict() for key, kind in FORMATS.items()}})
+            return
+        rows = [("format", "files", "what it reads")]
+        rows += [(key, " ".join(kind.suffixes), kind.describe) for key, kind in FORMATS.items()]
+        for line in aligned(rows, right=()):
+            common.say(line)
+        return
+    kind = known_format(name)
+    if as_json:
+        common.emit_json({"name": name, **kind.as_dict()})
+        return
+    common.say(f"{name}: {kind.describe}")
+    common.say(f"files: {', '.join(kind.suffixes)}")
+    if kind.header:
+        common.say(f"settles by itself: {json.dumps(dict(kind.header), ensure_ascii=False)}")
+    for option in kind.as_dict()["options"]:
+        text = option["description"].replace("\n", " ")
+        common.say(f"reader.{option['name']} = {option['default']}: {text}")
 
 
 def _remarks(card: DatasetCard) -> Iterator[str]:
@@ -104,75 +176,56 @@ def _remarks(card: DatasetCard) -> Iterator[str]:
 
 @app.command("info")
 def info_command(
-    stores: Annotated[list[Path], typer.Argument(help="One store or several.")],
+    stores: Annotated[
+        list[Path] | None, typer.Argument(help="One store or several, folders or mini:NAME.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Instead of stores: a configuration with a `data` section (YAML)."),
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0.01, help="Of the sampling in a joint data set (Sec. 3.1).")
-    ] = 2.0,
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Of the sampling in a joint data set (Sec. 3.1); 2 or the configuration's.",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what is in stores, as Table 2 does; several also as one joint data set."""
-    from lamm.data.sampling import temperature_sizes
+    """Say what is in stores, as Table 2 does; several also as one joint data set.
+
+    Of a single store also what else its card knows; --config has splits, limits, labels and noise
+    as training would see them.
+    """
+    from lamm.cli.figures import read_data_config
+    from lamm.data.joint import JointDataset, store_path
+    from lamm.data.overview import joint_overview, stores_overview, table_json
     from lamm.data.store import Store
 
-    cards = [Store.open(path).card for path in stores]
-    sampled = temperature_sizes([card.num_train for card in cards], temperature).tolist()
-    elements = len({symbol for card in cards for symbol in card.elements})
-    joint = {
-        "num_structures": sum(card.num_structures for card in cards),
-        "num_train": sum(card.num_train for card in cards),
-        "num_sampled": sum(sampled),
-        "temperature": temperature,
-        "num_elements": elements,
-    }
-    if as_json:
-        rows = [
-            {"store": path, "num_sampled": count, **card.model_dump(mode="json")}
-            for path, card, count in zip(stores, cards, sampled, strict=True)
-        ]
-        common.emit_json({"stores": rows, "joint": joint})
-        return
-    title = ("Subset", "Domain", "Task", "Functional", "Periodic", "Labels", "Avg. # atoms")
-    table: list[tuple[str, ...]] = [
-        (*title, "# elements", "# samples", "# train", f"# sampled (T={temperature:g})")
-    ]
-    table += [
-        (
-            *_describe(card),
-            str(len(card.elements)),
-            f"{card.num_structures:,}",
-            f"{card.num_train:,}",
-            f"{count:,}",
+    if bool(stores) == (config is not None):
+        raise ConfigError(
+            "expected either stores or --config: `lamm data info STORE...` or "
+            "`lamm data info --config CONFIG`."
         )
-        for card, count in zip(cards, sampled, strict=True)
-    ]
-    if len(cards) > 1:
-        totals = (joint["num_structures"], joint["num_train"], joint["num_sampled"])
-        table.append(("Total", *[""] * 6, str(elements), *(f"{total:,}" for total in totals)))
+    if config is not None:
+        joint = JointDataset(read_data_config(config))
+        opened = [subset.store for subset in joint.subsets]
+        overview = joint_overview(joint, temperature)
     else:
-        table = [row[:-1] for row in table]
-    for line in _lines(table, right=(6, 7, 8, 9, 10)):
-        common.say(line)
-
-
-def _describe(card: DatasetCard) -> tuple[str, ...]:
-    """The first columns of Table 2 for one store."""
-    letters = [_LETTERS[label] for label in card.labels]
-    labels = "N" if card.task == "denoising" else ", ".join(letters)
-    periodic = {True: "yes", False: "no", None: "mixed"}[card.periodic]
-    size = f"{card.num_atoms.mean:.1f}"
-    texts = (card.name, card.domain, card.task, card.functional, periodic, labels, size)
-    return tuple(text or "-" for text in texts)
-
-
-def _lines(table: Sequence[Sequence[str]], right: Iterable[int]) -> Iterator[str]:
-    """Rows of a table as lines; the columns in `right` stand to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = [
-            text.rjust(width) if number in right else text.ljust(width)
-            for number, (text, width) in enumerate(zip(row, widths, strict=True))
+        opened = [Store.open(store_path(str(path))) for path in stores or ()]
+        overview = stores_overview(opened, temperature or 2.0)
+    if as_json:
+        table = table_json(overview)
+        rows = [
+            {**store.card.model_dump(mode="json"), **row, "store": store.path}
+            for store, row in zip(opened, table["subsets"], strict=True)
         ]
-        yield "  ".join(cells).rstrip()
+        joint_row = {"temperature": overview.temperature, **table["total"]}
+        common.emit_json({"stores": rows, "joint": joint_row, "notes": table["notes"]})
+        return
+    say_overview(overview)
+    if config is None and len(opened) == 1:
+        say_details(opened[0].card)
 
 
 @app.command("split")
@@ -227,7 +280,7 @@ def split_command(
         (name, *(f"{row[key]:,}" for key in ("structures", "by_source", "by_hash")))
         for name, row in counts.items()
     ]
-    for line in _lines(table, right=(1, 2, 3)):
+    for line in aligned(table, right=(1, 2, 3)):
         common.say(line)
 
 
@@ -263,13 +316,13 @@ def export_command(
     common.start_logging(quiet=as_json)
     opened = Store.open(store)
     with (
-        _progress("exporting", "structures", quiet=as_json) as show,
+        _progress("exporting", quiet=as_json) as show,
         replaced_file(to) as temporary,
         temporary.open("w", encoding="utf-8") as file,
     ):
         for number, structure in enumerate(opened, start=1):
             write_extxyz(file, structure.to_atoms())
-            show(number, len(opened), "")
+            show(number / len(opened), number, "")
     if as_json:
         common.emit_json({"store": store, "to": to, "num_structures": len(opened)})
     else:
@@ -277,26 +330,43 @@ def export_command(
 
 
 @contextmanager
-def _progress(title: str, unit: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on a terminal, else a log line now and then: called with done, total and a remark."""
+def _progress(title: str, *, quiet: bool) -> Iterator[Callable[[float, int, str], None]]:
+    """A bar with rate and time left on a terminal, else a log line now and then.
+
+    What it gives is called with the share that is done, the structures so far, and a remark.
+    """
     console = Console(stderr=True)
     visible = console.is_terminal and not quiet
-    last = time.monotonic()
+    began = last = time.monotonic()
+    first: tuple[float, int] | None = None
     columns = (
-        TextColumn(f"{title} {unit}"),
+        TextColumn(title),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TextColumn("{task.fields[remark]}"),
-        TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, disable=not visible, transient=True) as bar:
-        task = bar.add_task(title, total=None, remark="")
+        task = bar.add_task(title, total=1.0, remark="")
 
-        def show(done: int, total: int, remark: str) -> None:
-            nonlocal last
-            bar.update(task, completed=done, total=total, remark=remark)
-            if not visible and time.monotonic() - last > _LOG_EVERY:
-                last = time.monotonic()
-                logger.info("%s: %d of %d %s %s", title, done, total, unit, remark)
+        def show(fraction: float, structures: int, remark: str) -> None:
+            nonlocal last, first
+            now = time.monotonic()
+            first = first or (fraction, structures)
+            rate = (structures - first[1]) / max(now - began, 1e-9)
+            ahead = fraction - first[0]
+            left = (now - began) * (1 - fraction) / ahead if ahead > 0 else None
+            text = f"{structures:,} structures, {rate:,.0f}/s"
+            text += f", {_duration(left)} left" if left is not None else ""
+            text += f", {remark}" if remark else ""
+            bar.update(task, completed=fraction, remark=text)
+            if not visible and now - last > _LOG_EVERY:
+                last = now
+                logger.info("%s: %.0f %%, %s", title, 100 * fraction, text)
 
         yield show
+
+
+def _duration(seconds: float) -> str:
+    """Time as h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"

@@ -118,6 +118,9 @@ class CardHeader(Frozen):
     keys: KeyNames = KeyNames()
     reader: dict[str, Any] = Field(default_factory=dict)
     """Options of the source's format; `lamm data formats` lists them."""
+    split: Literal["train", "val", "test", "from_path"] | None = None
+    """Split of records that name none; ``from_path``: what the source's file and folder names say
+    (`lamm.data.readers.paths`). Left out, the hash of the id decides."""
     max_atoms: PositiveInt | None = None
     """Skip larger structures."""
     position_dtype: Literal["float32", "float64"] | None = None

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 
 from lamm.data.cards import FORMAT_VERSION, CardHeader, DatasetCard
+from lamm.data.catalogue import load_catalogue
 from lamm.data.readers import FORMATS, Format, OnError
 from lamm.data.readers.common import reader_options
 from lamm.data.reading import Pool, reading_pool
@@ -114,6 +115,28 @@ def ingest(
             parts = list(split_into_parts(format, paths, names, header))
             _Ingestion(spool, parts, writer, progress).run(pool, header, on_error)
     return writer.card
+
+
+def known_source(name: str) -> tuple[str, dict[str, Any]]:
+    """Format and card entries of what `lamm data ingest` is asked to read.
+
+    Args:
+        name: a format, or a data set of the catalogue.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if name in FORMATS:
+        return name, {}
+    catalogue = load_catalogue()
+    if name not in catalogue:
+        raise ConfigError(
+            f"'{name}' is neither a format nor a data set of the catalogue. "
+            f"{nearest_names(name, [*FORMATS, *catalogue])}\n"
+            "  `lamm data formats` and `lamm data list` show them."
+        )
+    entry = catalogue[name]
+    return entry.format, entry.header.model_dump(exclude_unset=True)
 
 
 def known_format(name: str) -> Format:

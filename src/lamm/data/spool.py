@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ import pyarrow as pa
 from lamm.data.cards import CardHeader
 from lamm.data.columns import accept_precision, edge_counter, encode
 from lamm.data.readers import FORMATS, KeysFound, OnError, SkippedRecord
+from lamm.data.readers.paths import source_split
 from lamm.errors import DataError
 from lamm.structure import Structure
 
@@ -164,10 +165,13 @@ class Spool:
             stop=part.stop,
         )
         encoder = Encoder(header)
+        split = source_split(part.path, header.split)
         with self.log(part.number).open("a", encoding="utf-8") as log:
             is_last = False
             while not is_last:
                 taken = list(islice(records, PIECE))
+                if split is not None:
+                    taken = [with_split(record, split) for record in taken]
                 is_last = len(taken) < PIECE
                 self.check_claim()
                 piece = self._write(part, start, taken, found, encoder, on_error, is_last)
@@ -253,6 +257,13 @@ def _whole_lines(content: bytes) -> Iterator[Piece]:
             yield Piece.from_line(line.decode())
         except (ValueError, TypeError):
             return
+
+
+def with_split(record: Structure | SkippedRecord, split: str) -> Structure | SkippedRecord:
+    """The record with a split, where it hasn't got one."""
+    if isinstance(record, SkippedRecord) or record.split is not None:
+        return record
+    return replace(record, split=split)
 
 
 class Encoder:

@@ -79,3 +79,19 @@ class Format:
     """Given where any record can be reached at once: such files are read in parts, side by side."""
     folders: bool = False
     """Whether a source is a folder as a whole."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What there is to know of the format, as JSON has it."""
+        return {
+            "describe": self.describe,
+            "suffixes": list(self.suffixes),
+            "settles": dict(self.header),
+            "options": [
+                {
+                    "name": name,
+                    "default": field.get_default(call_default_factory=True),
+                    "description": field.description or "",
+                }
+                for name, field in self.options.model_fields.items()
+            ],
+        }
