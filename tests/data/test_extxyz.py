@@ -196,12 +196,12 @@ def test_a_constraint_along_one_axis_holds_the_atom(write: Callable[..., Path]) 
         (
             {"comment": "E=1"},
             {"labels": ["energy"]},
-            "no 'energy', which the card promises; the record has: E, numbers, positions.\n  Name",
+            "no 'energy', which the card promises; the record has: E, positions, symbols.\n  Name",
         ),
         (
             {"comment": "energy=1"},
             {"keys": {"energy": "E"}},
-            "no 'E', which the card promises; the record has: energy, numbers, positions",
+            "no 'E', which the card promises; the record has: energy, positions, symbols",
         ),
         ({}, {"keys": {"id": "name"}}, "no 'name', which the card names under `keys.id`"),
         ({}, {"keys": {"split": "fold"}}, "no 'fold', which the card names under `keys.split`"),

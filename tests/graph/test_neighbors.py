@@ -205,3 +205,20 @@ def test_strict_chooses_the_distances_that_the_original_chooses(shared, crystal,
         return np.sort(np.linalg.norm(vectors, axis=1))
 
     np.testing.assert_allclose(lengths(ours), lengths(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_edges_are_counted_alike_with_and_without_a_search(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 160))
+    pbc = rng.random(3) < (0.0, 0.5, 1.0)[seed % 3]
+    cell = np.diag(rng.uniform(2.5, 15.0, 3)) + rng.uniform(-2.0, 2.0, (3, 3))
+    positions = rng.uniform(-1.0, 2.0, (n, 3)) @ cell
+    positions[n // 2] = positions[0]  # two atoms at one place have no edge
+    for limit in (None, 5, 50):
+        config = GraphConfig(cutoff=float(rng.uniform(3.0, 9.0)), max_neighbors=limit)
+        # Of the edges without a limit, each atom counts its first few.
+        edges, _ = neighbor_edges(positions, cell, pbc, GraphConfig(cutoff=config.cutoff))
+        counts = np.bincount(edges[1], minlength=n)
+        expected = int((counts if limit is None else counts.clip(max=limit)).sum())
+        assert count_edges(positions, cell, pbc, config) == expected

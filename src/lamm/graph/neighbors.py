@@ -21,13 +21,13 @@ those with a lexicographically negative offset) and their reverses are added, as
 the paper extends.
 """
 
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt
-from vesin import NeighborList
 
 from lamm.schema import Frozen
 
@@ -37,6 +37,10 @@ SHELL_WIDTH = 0.01
 """Å; distances up to this much beyond the k-th nearest belong to its shell."""
 EQUAL_DISTANCE = 1e-5
 """Å; at this resolution ``strict`` calls two distances equal: float32 positions differ by less."""
+
+_FEW_ATOMS = 128
+_MARGIN = 0.05
+"""Å; a distance this close to a limit isn't counted by what has to be certain."""
 
 Edges = tuple[Int[np.ndarray, "2 edges"], Int[np.ndarray, "edges 3"]]
 
@@ -66,6 +70,8 @@ class _Candidates:
         pbc: NDArray[np.bool_],
         radius: float,
     ) -> None:
+        from vesin import NeighborList  # brings PyTorch, which counting edges rarely needs
+
         search = NeighborList(cutoff=radius, full_list=True, sorted=True, n_threads=1)
         pairs, offsets, distance = search.compute(positions, cell, pbc, "PSd", copy=False)
         if (distance > MIN_DISTANCE).all():
@@ -163,9 +169,62 @@ def count_edges(
     This is what the index of a store holds. A shell that is kept whole beyond the limit counts as
     cut at the limit, so that the number doesn't jump where a crystal is perfect.
     """
-    edges = _candidates(positions, cell, pbc, config)
-    limit = config.max_neighbors
-    return int((edges.counts if limit is None else edges.counts.clip(max=limit)).sum())
+    points = np.asarray(positions, dtype=np.float64)
+    periodic, limit = np.asarray(pbc, dtype=bool), config.max_neighbors
+    if not periodic.any() and len(points) <= _FEW_ATOMS:
+        counts = _count_all_pairs(points, config.cutoff)
+    elif limit is not None and _everyone_has(limit, points, cell, periodic, config.cutoff):
+        return limit * len(points)
+    else:
+        counts = _candidates(points, cell, periodic, config).counts
+    return int((counts if limit is None else counts.clip(max=limit)).sum())
+
+
+def _count_all_pairs(points: NDArray[np.float64], cutoff: float) -> NDArray[np.int64]:
+    """How many neighbours each atom of a molecule has, (N,); the quickest way for small N."""
+    difference = points[:, None, :] - points  # (N, N, 3)
+    square = np.einsum("ijk,ijk->ij", difference, difference)
+    near = (square <= cutoff * cutoff) & (square > MIN_DISTANCE * MIN_DISTANCE)
+    counts: NDArray[np.int64] = np.count_nonzero(near, axis=1)
+    return counts
+
+
+def _everyone_has(
+    limit: int,
+    points: NDArray[np.float64],
+    cell: NDArray[np.floating[Any]],
+    periodic: NDArray[np.bool_],
+    cutoff: float,
+) -> bool:
+    """Whether it is certain that each atom has `limit` neighbours, by a look at the nearest images.
+
+    In dense matter it nearly always is, and then no distance needs to be known exactly.
+    """
+    offsets = _image_offsets(*periodic.tolist())
+    shifts = offsets @ np.asarray(cell, dtype=np.float64)  # (images, 3)
+    shifts = shifts[np.argsort(np.einsum("ij,ij->i", shifts, shifts), kind="stable")]
+    reach = (cutoff - _MARGIN) ** 2
+    centred = points - points.mean(axis=0)  # products of small numbers lose no digits
+    tried = 0
+    for wanted in (6 * limit, 18 * limit):
+        images = min(-(-wanted // len(points)), len(shifts))
+        if images == tried:
+            break
+        tried = images
+        sources = (centred + shifts[:images, None, :]).reshape(-1, 3)
+        square = np.einsum("ij,ij->i", sources, sources) - 2.0 * (centred @ sources.T)
+        square += np.einsum("ij,ij->i", centred, centred)[:, None]
+        near = (square <= reach) & (square >= _MARGIN**2)
+        if np.count_nonzero(near, axis=1).min() >= limit:
+            return True
+    return False
+
+
+@cache
+def _image_offsets(*periodic: bool) -> NDArray[np.float64]:
+    """Cells up to three away along each direction that repeats, (images, 3)."""
+    steps = [np.arange(-3.0, 4.0) if repeats else np.zeros(1) for repeats in periodic]
+    return np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def paired_edges(

@@ -1,22 +1,17 @@
-"""Extended XYZ, through ASE: ``.xyz`` and ``.extxyz``, and these as ``.xz``, ``.gz`` or ``.bz2``.
+"""Extended XYZ: ``.xyz`` and ``.extxyz``, and these as ``.xz``, ``.gz`` or ``.bz2``.
 
 The text is cut into records here, so that files of any length are read in one pass and a fault is
-named by record and line; ASE makes sense of each record.
+named by record and line; `lamm.data.readers.extxyz_record` makes sense of each record.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
-from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-from ase import Atoms
-from ase.constraints import FixAtoms, FixCartesian
-from ase.io.extxyz import read_extxyz as ase_read_extxyz
 from numpy.typing import NDArray
 
 from lamm.data.cards import CardHeader
@@ -31,6 +26,7 @@ from lamm.data.readers.common import (
     open_text,
     reading,
 )
+from lamm.data.readers.extxyz_record import Frame
 from lamm.data.splits import SPELLINGS
 from lamm.errors import DataError, nearest_names
 from lamm.structure import Structure
@@ -48,7 +44,6 @@ USUAL_KEYS: Final = {
     "stress": (*(f"{prefix}stress" for prefix in _PREFIXES), "Stress"),
 }
 """Names that the labels are looked for where the card names none; case matters."""
-_PROPERTIES = re.compile(r"""Properties\s*=\s*["']?([^\s"']+)""")
 
 
 class _Record(NamedTuple):
@@ -120,10 +115,8 @@ def _records(path: Path, found: KeysFound) -> Iterator[_Record]:
 def _structure(record: _Record, header: CardHeader, name: str, found: KeysFound) -> Structure:
     if record.num_atoms < 1:
         raise DataError("no atoms; a structure has at least one. Remove the record.")
-    atoms = _parse(record)
-    results = {} if atoms.calc is None else atoms.calc.results
-    present = {**atoms.info, **atoms.arrays, **results}
-    found.see(present)
+    frame = Frame(record.comment, record.rows)
+    found.see(frame)
     wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
     factors = header.units.factors()
     values: dict[str, Any] = {}
@@ -132,102 +125,72 @@ def _structure(record: _Record, header: CardHeader, name: str, found: KeysFound)
             label,
             getattr(header.keys, label),
             USUAL_KEYS[label],
-            present,
+            frame,
             promised=header.labels is not None or getattr(header.keys, label) is not None,
         )
         if key is not None:
-            values[label] = label_value(label, key, present[key]) * factors[label]
+            values[label] = label_value(label, key, frame[key]) * factors[label]
             found.note(label, key)
     return Structure(
-        atomic_numbers=element_numbers(atoms.numbers),
-        positions=atoms.positions * factors["length"],
-        cell=atoms.cell.array * factors["length"],
-        pbc=atoms.pbc.copy(),
+        atomic_numbers=element_numbers(frame.atomic_numbers()),
+        positions=frame.positions() * factors["length"],
+        cell=frame.cell() * factors["length"],
+        pbc=frame.pbc(),
         energy=values.get("energy"),
         forces=values.get("forces"),
         stress=values.get("stress"),
-        fixed=_fixed(atoms, header.keys.fixed),
-        id=_id(atoms, header.keys.id, record.comment) or name,
+        fixed=_fixed(frame, header.keys.fixed),
+        id=_id(frame, header.keys.id) or name,
         origin=name,
-        split=_split(atoms, header.keys.split),
+        split=_split(frame, header.keys.split),
     )
 
 
-def _parse(record: _Record) -> Atoms:
-    """A record as ASE reads it, after a look at what ASE doesn't."""
-    properties = _PROPERTIES.search(record.comment)
-    if properties:
-        widths = properties[1].split(":")[2::3]
-        expected = sum(int(width) for width in widths if width.isdigit())
-        for number, row in enumerate(record.rows):
-            count = len(row.split())
-            if count != expected:
-                raise DataError(
-                    f"atom {number} has {count} columns, expected {expected} "
-                    f"by Properties={properties[1]}."
-                )
-    text = f"{record.num_atoms}\n{record.comment}{''.join(record.rows)}\n"
-    try:
-        atoms = next(iter(ase_read_extxyz(StringIO(text), index=0)))
-    except KeyError as error:
-        raise DataError(f"unknown element {error}; expected chemical symbols.") from error
-    except (ValueError, TypeError, IndexError, AttributeError, OSError) as error:
-        raise DataError(f"not a record of extended XYZ: {error}") from error
-    assert isinstance(atoms, Atoms)
-    return atoms
-
-
-def _fixed(atoms: Atoms, key: str | None) -> NDArray[np.bool_] | None:
+def _fixed(frame: Frame, key: str | None) -> NDArray[np.bool_] | None:
     """(N,) atoms that are held still, or None where none is; one held along some axis counts."""
-    fixed = np.zeros(len(atoms), dtype=bool)
     if key == IGNORED:
         return None
-    if key is not None and key not in atoms.arrays:
-        raise DataError(_no_key(key, "fixed", atoms.arrays))
-    column = key or "fixed"
-    if column in atoms.arrays:
-        values = atoms.arrays[column]
+    if key is not None and key not in frame:
+        raise DataError(_no_key(key, "fixed", frame))
+    fixed: NDArray[np.bool_] | None = None
+    if (column := key or "fixed") in frame:
+        values = np.asarray(frame[column])
         if values.ndim != 1 or values.dtype.kind not in "bi":
             raise DataError(
                 f"'{column}' has {values.ndim} dimensions of {values.dtype}, expected "
                 "one true or false per atom."
             )
-        fixed |= values.astype(bool)
-    if key is None:
-        for constraint in atoms.constraints:
-            if isinstance(constraint, FixAtoms):
-                fixed[constraint.index] = True
-            elif isinstance(constraint, FixCartesian):
-                fixed[constraint.index] |= bool(np.any(constraint.mask))
-    return fixed if fixed.any() else None
+        fixed = values.astype(bool)
+    if key is None and "move_mask" in frame:
+        free = np.asarray(frame["move_mask"], dtype=bool)
+        held: NDArray[np.bool_] = ~(np.all(free, axis=1) if free.ndim == 2 else free)
+        fixed = held if fixed is None else fixed | held
+    return fixed if fixed is not None and fixed.any() else None
 
 
-def _id(atoms: Atoms, key: str | None, comment: str) -> str | None:
-    """The record's own name, as it is written there."""
+def _id(frame: Frame, key: str | None) -> str | None:
+    """The record's own name, as it is written there: '007' is no number."""
     if key == IGNORED:
         return None
     wanted = key or "id"
-    if wanted not in atoms.info:
-        if key is None:
-            return None
-        raise DataError(_no_key(key, "id", atoms.info))
-    value = atoms.info[wanted]
-    if isinstance(value, str):
-        return value
-    # ASE reads '007' as 7 and 'T' as true; a name is kept as it stands.
-    written = re.search(rf"""(?:^|\s){re.escape(wanted)}\s*=\s*(?:"([^"]*)"|(\S+))""", comment)
-    return next(filter(None, written.groups()), str(value)) if written else str(value)
+    if wanted in frame.texts:
+        return frame.texts[wanted]
+    if wanted in frame:
+        return str(frame[wanted])
+    if key is not None:
+        raise DataError(_no_key(key, "id", frame))
+    return None
 
 
-def _split(atoms: Atoms, key: str | None) -> str | None:
+def _split(frame: Frame, key: str | None) -> str | None:
     if key == IGNORED:
         return None
     wanted = key or "split"
-    if wanted not in atoms.info:
+    if wanted not in frame:
         if key is None:
             return None
-        raise DataError(_no_key(key, "split", atoms.info))
-    value = str(atoms.info[wanted])
+        raise DataError(_no_key(key, "split", frame))
+    value = str(frame[wanted])
     if value.lower() not in SPELLINGS:
         raise DataError(
             f"'{wanted}' is {value!r}. {nearest_names(value.lower(), SPELLINGS)}\n"
