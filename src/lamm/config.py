@@ -73,7 +73,7 @@ def override(mapping: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a word has no ``=``, its value isn't YAML, or it goes below a plain value.
     """
-    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(mapping))
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(mapping, sort_keys=False))
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:

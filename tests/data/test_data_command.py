@@ -65,11 +65,14 @@ def test_info_has_the_columns_of_table_2(make_store: Callable[..., Store]) -> No
     first = make_store(some_structures(60), "first", domain="Molecule", functional="PBE0")
     result = run("info", first.path)
     assert result.exit_code == 0, result.output
-    title, row = result.stdout.splitlines()
-    for word in ("Domain", "Task", "Functional", "Periodic", "Labels", "Avg. # atoms", "# samples"):
+    title, row, *details = result.stdout.splitlines()
+    for word in ("Domain", "Task", "DFT functional", "Periodic", "Labels", "# avg. atoms"):
         assert word in title
-    for word in ("first", "Molecule", "S2EF-Total", "PBE0", "mixed", "E, F, S", "60"):
+    assert title.endswith("# samples")
+    for word in ("first", "Molecule", "S2EF-T", "PBE0", "mixed", "E, F, S"):
         assert word in row
+    assert row.endswith(str(first.card.num_train))
+    assert any(line.startswith("structures") and "60: train" in line for line in details)
 
 
 def test_several_stores_are_also_one_joint_data_set(make_store: Callable[..., Store]) -> None:
@@ -82,8 +85,10 @@ def test_several_stores_are_also_one_joint_data_set(make_store: Callable[..., St
     assert sampled == [sizes[0], round(sizes[0] * (sizes[1] / sizes[0]) ** 0.5)]
     assert answer["joint"]["num_sampled"] == sum(sampled)  # type: ignore[index]
     result = run("info", large.path, small.path)
-    assert result.stdout.splitlines()[-1].startswith("Total")
-    assert "# sampled (T=2)" in result.stdout
+    lines = result.stdout.splitlines()
+    assert lines[3].startswith("Total")
+    assert "# samples w/ TS" in lines[0]
+    assert "temperature sampling with T = 2" in lines[5]
 
 
 def test_split_tells_the_sources_word_from_the_hash(

@@ -310,7 +310,7 @@ def test_a_moved_store_still_opens(make_store: MakeStore, tmp_path: Path) -> Non
 
 def test_a_slice_of_a_batch_is_read_from_its_start() -> None:
     structures = some_structures(40)
-    batch = encode(structures, "float64", lambda structure: 0).slice(7, 20)
+    batch = encode(structures, "float64", lambda batch: np.zeros(len(batch))).slice(7, 20)
     columns = Columns(batch)
     for row, expected in enumerate(structures[7:27]):
         assert_same(columns.structure(row), expected)

@@ -109,7 +109,7 @@ def test_the_periodic_table_has_a_place_for_each_element() -> None:
 
 def test_the_density_peaks_where_the_structures_are() -> None:
     rows = size_rows({"a": [20] * 50 + [200]})
-    peak = max(rows, key=lambda row: row["a"])
+    peak = max(rows, key=lambda row: row["value"])
     assert peak["num_atoms"] == pytest.approx(20, rel=0.05)
 
 

@@ -17,7 +17,8 @@ from awkward import (
     structure,
     turned,
 )
-from lamm.graph.neighbors import GraphConfig, count_edges, neighbor_edges, paired_edges
+from lamm.graph.counting import count_edges, count_edges_of_many
+from lamm.graph.neighbors import GraphConfig, neighbor_edges, paired_edges
 from lamm.structure import Structure
 
 ALL = GraphConfig(cutoff=CUTOFF)
@@ -222,3 +223,16 @@ def test_edges_are_counted_alike_with_and_without_a_search(seed: int) -> None:
         counts = np.bincount(edges[1], minlength=n)
         expected = int((counts if limit is None else counts.clip(max=limit)).sum())
         assert count_edges(positions, cell, pbc, config) == expected
+
+
+def test_structures_of_all_kinds_are_counted_together() -> None:
+    config = GraphConfig(cutoff=4.0, max_neighbors=12)
+    counts = count_edges_of_many(
+        [one.positions for one in AWKWARD],
+        [one.cell for one in AWKWARD],
+        np.array([one.pbc for one in AWKWARD]),
+        config,
+    )
+    assert counts.tolist() == [
+        count_edges(one.positions, one.cell, one.pbc, config) for one in AWKWARD
+    ]

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from lamm.cli import common
+from lamm.cli import catalogue, common
 from lamm.cli.common import JsonFlag
 from lamm.cli.info import aligned, say_details, say_overview
 from lamm.errors import ConfigError, InterruptedRunError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(help="Make stores, look at them, take them out again.", no_args_is_help=True)
+app.command("list")(catalogue.list_command)
+app.command("download")(catalogue.download_command)
 
 _LOG_EVERY = 20.0
 """Seconds between two lines of progress where there is no terminal."""

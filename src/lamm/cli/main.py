@@ -14,10 +14,12 @@ import typer
 
 from lamm import __version__
 from lamm.cli import (
+    bench,
     common,
     data,
     demo,
     evaluate,
+    figures,
     finetune,
     md,
     models,
@@ -38,6 +40,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
@@ -46,6 +49,7 @@ app.command("relax")(relax.relax)
 app.command("md")(md.md)
 app.command("models")(models.models)
 app.command("report")(report.report)
+app.command("figures")(figures.figures)
 
 
 def _show_version(wanted: bool) -> None:

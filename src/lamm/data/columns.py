@@ -38,7 +38,7 @@ from lamm.structure import SPLITS, Structure
 ENERGY, FORCES, STRESS = 1, 2, 4
 """Bits of the label mask. FORCES is set where at least one atom is free to move."""
 
-EdgeCounter: TypeAlias = Callable[[Structure], int]
+EdgeCounter: TypeAlias = Callable[[Sequence[Structure]], NDArray[np.int64]]
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -54,7 +54,8 @@ INDEX_SCHEMA = pa.schema(
 COUNTED = ("num_edges", "labels", "id_hash")
 """Index columns that an encoded batch carries beside the store's."""
 
-_new = object.__new__
+_new, _set = object.__new__, object.__setattr__
+_PBC_BITS = np.array([1, 2, 4], dtype=np.uint8)
 _PBC = [np.array([bool(mask >> k & 1) for k in range(3)]) for mask in range(8)]
 for _mask in _PBC:
     _mask.flags.writeable = False
@@ -86,11 +87,17 @@ def position_precision(schema: pa.Schema) -> str:
 
 
 def edge_counter(header: CardHeader) -> EdgeCounter:
-    """What counts the edges of a structure as the index of a store has them."""
-    from lamm.graph.neighbors import GraphConfig, count_edges
+    """What counts the edges of structures as the index of a store has them."""
+    from lamm.graph.counting import count_edges_of_many
+    from lamm.graph.neighbors import GraphConfig
 
     config = GraphConfig(cutoff=header.edge_cutoff, max_neighbors=header.edge_max_neighbors)
-    return lambda one: count_edges(one.positions, one.cell, one.pbc, config)
+    return lambda structures: count_edges_of_many(
+        [one.positions for one in structures],
+        [one.cell for one in structures],
+        np.array([one.pbc for one in structures]),
+        config,
+    )
 
 
 def accept_precision(dtype: str | None, header: CardHeader, found: str, where: str) -> str:
@@ -133,7 +140,7 @@ def encode(
     Args:
         structures: checked structures, each with an id.
         position_dtype: ``float32`` or ``float64``.
-        count_edges: gives `num_edges` of a structure.
+        count_edges: gives `num_edges` of each structure.
     """
     sizes = np.array([one.num_atoms for one in structures], dtype=np.int64)
     schema = store_schema(position_dtype)
@@ -146,14 +153,14 @@ def encode(
             schema.field("positions").type.value_type,
         ),
         "cell": _fixed_lists([one.cell for one in structures], 9),
-        "pbc": pa.array([int(one.pbc @ (1, 2, 4)) for one in structures], pa.uint8()),
+        "pbc": pa.array(np.array([one.pbc for one in structures]) @ _PBC_BITS),
         "energy": pa.array([one.energy for one in structures], pa.float64()),
         "forces": _lists([one.forces for one in structures], 3 * sizes, pa.float32()),
         "stress": _fixed_lists([one.stress for one in structures], 6),
         "fixed": _lists([one.fixed for one in structures], sizes, pa.bool_()),
         "origin": pa.array([one.origin for one in structures], pa.string()),
         "split": pa.array([SPLIT_CODES.get(one.split or "") for one in structures], pa.uint8()),
-        "num_edges": pa.array([count_edges(one) for one in structures], pa.int32()),
+        "num_edges": pa.array(count_edges(structures).astype(np.int32)),
         "labels": pa.array([label_mask(one) for one in structures], pa.uint8()),
         "id_hash": pa.array([hash_id(one.id) for one in structures], pa.uint64()),
     }
@@ -191,54 +198,58 @@ def _fixed_lists(arrays: Sequence[NDArray[Any] | None], size: int) -> pa.FixedSi
 class _Lists:
     """A list column as flat numbers, and where each row's begin."""
 
-    __slots__ = ("nulls", "offsets", "starts", "values")
+    __slots__ = ("nulls", "offsets", "starts", "values", "width")
 
     def __init__(self, array: pa.ListArray, width: int = 1) -> None:
         """`width` numbers belong to one atom: 3 for positions, given back as (atoms, 3)."""
-        self.nulls = _nulls(array)
-        offsets = array.offsets.to_numpy()
-        flat = array.values.slice(offsets[0], offsets[-1] - offsets[0])
-        self.offsets = offsets - offsets[0] if offsets[0] else offsets
-        # What a memory view holds comes out as a Python number, five times faster than from numpy.
-        self.starts = memoryview(self.offsets)
-        self.values: NDArray[Any] | _Bits
-        if pa.types.is_boolean(flat.type):
-            self.values = _Bits(flat)
-        else:
-            self.values = flat.to_numpy().reshape(-1, width) if width > 1 else flat.to_numpy()
+        self.nulls, self.width = _nulls(array), width
+        self.offsets, flat = _parts(array)
+        # What a memory view holds comes out as a Python number, sooner than from numpy.
+        self.starts = self.offsets.data
+        values: NDArray[Any] = flat.to_numpy()
+        self.values = values.reshape(-1, width) if width > 1 else values
 
-    def row(self, row: int, width: int = 1) -> NDArray[Any] | None:
-        """Numbers of one row, None where it is null."""
+    def __getitem__(self, row: int) -> NDArray[Any] | None:
         if self.nulls is not None and self.nulls[row]:
             return None
-        return self.values[self.starts[row] // width : self.starts[row + 1] // width]
-
-    @property
-    def flat(self) -> NDArray[Any]:
-        """All rows, one after the other."""
-        return self.values[:]
+        return self.values[self.starts[row] // self.width : self.starts[row + 1] // self.width]
 
 
-class _Bits:
-    """Booleans as Arrow has them, eight to a byte; unpacked where they are read.
+class _Masks:
+    """A list column of booleans, eight to a byte as Arrow has them, unpacked row by row.
 
-    A whole data set's mask would fill the memory of every process that reads it.
+    All of a large data set's, unpacked, would fill the memory of every process that reads it.
     """
 
-    __slots__ = ("bits", "first", "length")
+    __slots__ = ("_array", "bits", "first", "nulls", "starts")
 
-    def __init__(self, array: pa.BooleanArray) -> None:
-        _, buffer = array.buffers()
-        self.bits = np.frombuffer(buffer if buffer is not None else b"", dtype=np.uint8)
-        self.first, self.length = array.offset, len(array)
+    def __init__(self, array: pa.ListArray) -> None:
+        self.nulls = _nulls(array)
+        offsets, self._array = _parts(array)
+        self.starts, self.first = offsets.data, self._array.offset
+        _, buffer = self._array.buffers()
+        self.bits = np.frombuffer(buffer, np.uint8) if buffer else np.zeros(0, np.uint8)
 
-    def __getitem__(self, where: slice) -> NDArray[np.bool_]:
-        start, stop, _ = where.indices(self.length)
-        start, stop = start + self.first, stop + self.first
+    def __getitem__(self, row: int) -> NDArray[np.bool_] | None:
+        if self.nulls is not None and self.nulls[row]:
+            return None
+        start, stop = self.starts[row] + self.first, self.starts[row + 1] + self.first
         packed = self.bits[start >> 3 : (stop + 7) >> 3]
         unpacked = np.unpackbits(packed, bitorder="little").view(np.bool_)
         unpacked.flags.writeable = False
         return unpacked[start & 7 : (start & 7) + stop - start]
+
+    @property
+    def flat(self) -> NDArray[np.bool_]:
+        """All rows, one after the other."""
+        return np.asarray(self._array.to_numpy(zero_copy_only=False))
+
+
+def _parts(array: pa.ListArray) -> tuple[NDArray[np.int32], pa.Array]:
+    """Where the rows of a list column begin, from 0, and its flat values."""
+    offsets = array.offsets.to_numpy()
+    first, last = int(offsets[0]), int(offsets[-1])
+    return (offsets - first if first else offsets), array.values.slice(first, last - first)
 
 
 class _Nulls:
@@ -247,7 +258,7 @@ class _Nulls:
     __slots__ = ("bits", "first")
 
     def __init__(self, array: pa.Array) -> None:
-        self.bits = memoryview(array.buffers()[0])
+        self.bits = memoryview(array.buffers()[0]).cast("B")
         self.first = array.offset
 
     def __getitem__(self, row: int) -> bool:
@@ -273,31 +284,24 @@ class Columns:
         self._numbers = _Lists(batch.column("atomic_numbers"))
         self._positions = _Lists(batch.column("positions"), 3)
         self._forces = _Lists(batch.column("forces"), 3)
-        self._fixed = _Lists(batch.column("fixed"))
+        self._fixed = _Masks(batch.column("fixed"))
         self._cell = _matrices(batch.column("cell"), (3, 3))
         self._stress = _matrices(batch.column("stress"), (6,))
-        self._has_stress = batch.column("stress").null_count < self.num_rows
         self._stress_nulls = _nulls(batch.column("stress"))
-        self._pbc = memoryview(_flat(batch.column("pbc"), np.uint8))
-        self._energy = memoryview(_flat(batch.column("energy"), np.float64))
+        self._pbc = _flat(batch.column("pbc"), np.uint8).data
+        self._energy = _flat(batch.column("energy"), np.float64).data
         self._energy_nulls = _nulls(batch.column("energy"))
-        self._split = memoryview(_flat(batch.column("split"), np.uint8))
+        self._split = _flat(batch.column("split"), np.uint8).data
         self._split_nulls = _nulls(batch.column("split"))
         self._check_lengths()
-        self._absent = {
-            name: None
-            for name in ("stress", "fixed", "split")
-            if batch.column(name).null_count == self.num_rows
-        }
-        """Late fields (`lamm.data.stored`) that no row has, and which needn't be looked up."""
 
     def _check_lengths(self) -> None:
         """Positions and forces are sliced by the offsets of the atomic numbers."""
-        atoms = len(self._numbers.flat)
+        atoms = len(self._numbers.values)
         for name, column in (("positions", self._positions), ("forces", self._forces)):
-            if column.nulls is None and len(column.values) != atoms:  # type: ignore[arg-type]
+            if column.nulls is None and len(column.values) != atoms:
                 raise pa.ArrowInvalid(
-                    f"{name} of {len(column.flat)} atoms, atomic_numbers of {atoms}"
+                    f"{name} of {len(column.values)} atoms, atomic_numbers of {atoms}"
                 )
 
     def name(self, row: int) -> tuple[str, str]:
@@ -306,25 +310,24 @@ class Columns:
 
     def structure(self, row: int) -> Structure:
         """A row as a structure whose arrays are views of the batch."""
-        starts = self._numbers.starts
+        starts, forces = self._numbers.starts, self._forces
         atoms = slice(starts[row], starts[row + 1])
-        forces = self._forces
+        no_energy = self._energy_nulls is not None and self._energy_nulls[row]
         structure = _new(StoredStructure)
-        # The fields go in as they are: the constructor of a frozen dataclass takes a microsecond.
-        structure.__dict__.update(
-            self._absent,
-            _rows=self,
-            _row=row,
-            atomic_numbers=self._numbers.values[atoms],
-            positions=self._positions.values[atoms],
-            cell=self._cell[row],
-            pbc=_PBC[self._pbc[row] & 7],
-            energy=(
-                self._energy[row]
-                if self._energy_nulls is None or not self._energy_nulls[row]
-                else None
-            ),
-            forces=forces.values[atoms] if forces.nulls is None else forces.row(row, 3),
+        # All fields at once: one by one, as a frozen dataclass is made, takes a microsecond.
+        _set(
+            structure,
+            "__dict__",
+            {
+                "_rows": self,
+                "_row": row,
+                "atomic_numbers": self._numbers.values[atoms],
+                "positions": self._positions.values[atoms],
+                "cell": self._cell[row],
+                "pbc": _PBC[self._pbc[row] & 7],
+                "energy": None if no_energy else self._energy[row],
+                "forces": forces.values[atoms] if forces.nulls is None else forces[row],
+            },
         )
         return structure
 
@@ -335,7 +338,7 @@ class Columns:
 
     def fixed(self, row: int) -> NDArray[np.bool_] | None:
         """(N,) atoms that were held still, None where the source says nothing."""
-        return self._fixed.row(row)
+        return self._fixed[row]
 
     def split_name(self, row: int) -> str | None:
         """'train', 'val' or 'test' where the source says so."""
@@ -352,7 +355,7 @@ class Columns:
     @property
     def atomic_numbers(self) -> NDArray[np.uint8]:
         """(N,) of all rows, one after the other."""
-        return self._numbers.flat
+        return self._numbers.values
 
     @property
     def periodic(self) -> NDArray[np.bool_]:
@@ -378,7 +381,7 @@ class Columns:
         chosen = free & np.repeat(rows, sizes)
         if self._forces.nulls is not None:
             chosen = chosen[np.repeat(_present(self.batch.column("forces")), sizes)]
-        return np.asarray(self._forces.flat[chosen])
+        return np.asarray(self._forces.values[chosen])
 
 
 def _present(array: pa.Array) -> NDArray[np.bool_]:
@@ -389,14 +392,15 @@ def _present(array: pa.Array) -> NDArray[np.bool_]:
 def _flat(array: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
     """Numbers of a column without a copy; where it is null, whatever stands there."""
     _, buffer = array.buffers()
-    return np.frombuffer(buffer, dtype)[array.offset : array.offset + len(array)]
+    values: NDArray[Any] = np.frombuffer(buffer, dtype, len(array) + array.offset)
+    return values[array.offset :]
 
 
 def _matrices(array: pa.FixedSizeListArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """(S, *shape) numbers of a column of lists of one length."""
     size = int(np.prod(shape))
     start = array.offset * size
-    flat: NDArray[np.float64] = array.values.to_numpy()[start : start + len(array) * size]
+    flat = _flat(array.values, np.float64)[start : start + len(array) * size]
     return flat.reshape(-1, *shape)
 
 

@@ -25,7 +25,8 @@ from lamm.structure import MAX_ATOMIC_NUMBER
 
 _F_BLOCK_TOP = 7.45
 """Row at which the lanthanides are drawn, below the table and a gap."""
-_MARKERS_PER_LINE = 5
+_LEGEND_WIDTH = 9.6
+"""Columns between Mg and Al, where the names of the subsets stand."""
 _EMPTY = "#f4f4f4"
 
 
@@ -68,7 +69,8 @@ def element_heatmap(
     _check(elements)
     chosen = colours or subset_colours(list(elements))
     markers = subset_markers(list(chosen))
-    figure = Figure(figsize=(WIDTH, 4.15))
+    lines = _marker_lines(len(elements))
+    figure = Figure(figsize=(WIDTH, 4.15 if lines < 3 else 4.55))
     axes = figure.add_axes((0.005, 0.01, 0.99, 0.98))
     axes.set(xlim=(-0.05, 18.05), ylim=(_F_BLOCK_TOP + 2.05, -0.1))
     axes.axis("off")
@@ -77,7 +79,7 @@ def element_heatmap(
         symbol = chemical_symbols[number]
         having = [name for name, symbols in elements.items() if symbol in symbols]
         shade = _EMPTY if not having else tint((len(having) - 1) / max(len(elements) - 1, 1))
-        _cell(axes, number, shade, bool(having))
+        _cell(axes, number, shade, bool(having), lines)
         column, row = table_place(number)
         for k, name in enumerate(elements):
             if name in having:
@@ -111,41 +113,55 @@ def _check(elements: Mapping[str, Collection[str]]) -> None:
                 )
 
 
-def _cell(axes: Axes, number: int, shade: Any, present: bool) -> None:
+def _marker_lines(count: int) -> int:
+    """Lines of markers in a cell: five markers are a line, unless that makes more than three."""
+    return min(-(-count // 5), 3)
+
+
+def _cell(axes: Axes, number: int, shade: Any, present: bool, lines: int) -> None:
     column, row = table_place(number)
     axes.add_patch(
         Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, facecolor=shade, edgecolor="none")
     )
     axes.text(
         column + 0.5,
-        row + 0.29,
+        row + (0.29 if lines < 3 else 0.2),
         chemical_symbols[number],
         ha="center",
         va="center",
-        fontsize=8.5,
+        fontsize=8.5 if lines < 3 else 7.5,
         fontweight="bold" if present else "normal",
         color=INK if present else "#9a9a9a",
     )
     if present:  # a light ground, so that every marker stands out on every shade
+        top = _ground_top(lines)
         axes.add_patch(
-            Rectangle((column + 0.06, row + 0.5), 0.88, 0.44, facecolor="white", alpha=0.88)
+            Rectangle((column + 0.06, row + top), 0.88, 0.94 - top, facecolor="white", alpha=0.88)
         )
+
+
+def _ground_top(lines: int) -> float:
+    """Where in a cell the ground of the markers begins."""
+    return 0.5 if lines < 3 else 0.37
 
 
 def _marker(
     axes: Axes, column: float, row: float, k: int, count: int, marker: str, colour: str
 ) -> None:
     """Marker number `k` of a cell: each subset always has the same place."""
-    lines = -(-count // _MARKERS_PER_LINE)
-    line, place = divmod(k, _MARKERS_PER_LINE)
-    per_line = min(count, _MARKERS_PER_LINE)
-    x = column + 0.5 + 0.175 * (place - (per_line - 1) / 2)
-    y = row + 0.72 + 0.2 * (line - (lines - 1) / 2)
+    lines = _marker_lines(count)
+    per_line = -(-count // lines)
+    line, place = divmod(k, per_line)
+    step = min(0.2, 0.87 / per_line)
+    top = _ground_top(lines)
+    x = column + 0.5 + step * (place - (per_line - 1) / 2)
+    y = row + top + (0.94 - top) * (line + 0.5) / lines
+    size = 4.0 if per_line < 5 else min(3.6, 18 / per_line)
     axes.plot(
         x,
         y,
         marker=marker,
-        markersize=4.0 if count <= 2 * _MARKERS_PER_LINE else 3.0,
+        markersize=size,
         color=colour,
         markeredgecolor="none",
         linestyle="none",
@@ -160,14 +176,18 @@ def _legend(
         Line2D([], [], linestyle="none", marker=markers[name], color=colours[name], markersize=6)
         for name in names
     ]
+    columns = 1 if len(names) <= 5 else 2 if len(names) <= 16 else 3
+    # A letter is about 0.6 of the font's size wide, and a marker with its gaps 26 points.
+    room = _LEGEND_WIDTH * 72 * WIDTH / 18.1 / columns - 26
+    longest = max(len(name) for name in names)
     axes.legend(
         handles,
         names,
         loc="lower left",
         bbox_to_anchor=(2.1, 2.95),
         bbox_transform=axes.transData,
-        ncols=1 if len(names) <= 5 else 2,
-        fontsize=8,
+        ncols=columns,
+        fontsize=min(8.0, max(room / (0.6 * longest), 4.0)),
         handletextpad=0.3,
         columnspacing=1.2,
         labelspacing=0.4,

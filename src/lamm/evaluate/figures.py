@@ -2,7 +2,7 @@
 
 ======================  =========================================================================
 `element_heatmap`       Fig. 2, elements of the subsets on the periodic table (`elements`)
-`size_histograms`       Fig. 4, how many atoms the structures of each subset have
+`size_histograms`       Fig. 4, how many atoms the structures of each subset have (`sizes`)
 `denoising_curves`      Fig. 7, both errors of the denoising task over the steps
 `finetuning_curves`     Fig. 9, fine-tuning with and without pre-training
 `pretraining_curves`    validation errors of every subset over the steps
@@ -18,17 +18,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
 
 from lamm.errors import ConfigError
 from lamm.evaluate.curves import LearningCurve, Series, moving_average
 from lamm.evaluate.elements import element_heatmap, element_rows
 from lamm.evaluate.parity import Parity, parity_plot, parity_rows
+from lamm.evaluate.sizes import size_histograms, size_rows
 from lamm.evaluate.style import (
     FAINT,
     INK,
@@ -70,87 +69,6 @@ _PANELS = (
     ("forces_mae_mev_per_ang", "Forces", "MAE (meV/Å)"),
     ("denoising_mae_fair_ang", "Denoising", "MAE (Å)"),
 )
-
-
-# ---- Fig. 4 -----------------------------------------------------------------------------------
-
-
-@styled
-def size_histograms(
-    sizes: Mapping[str, ArrayLike], colours: Mapping[str, str] | None = None
-) -> Figure:
-    """Density of the number of atoms per structure, a row per subset, marked at its peak (Fig. 4).
-
-    # Paper: all densities on one axis, from 1e5 sampled structures. Here: a row each, from all
-    # structures, on a logarithmic axis, because ten overlapping curves can't be told apart.
-
-    Args:
-        sizes: numbers of atoms of each subset's structures.
-        colours: colour of each subset, from `subset_colours`.
-    """
-    chosen = colours or subset_colours(list(sizes))
-    _, grid, densities = _size_densities(sizes)
-    figure, (axes,) = new_figure(height=0.9 + 0.42 * len(sizes))
-    for row, (name, density) in enumerate(reversed(densities.items())):
-        peak = int(density.argmax())
-        height = 1.25 * density / density[peak]
-        axes.fill_between(grid, row, row + height, color=chosen[name], alpha=0.28, zorder=9 - row)
-        seen = height > 0.003
-        axes.plot(grid[seen], row + height[seen], color=chosen[name], linewidth=1.3, zorder=9 - row)
-        axes.plot(grid[peak], row + 1.25, "o", color=chosen[name], markersize=5, zorder=20)
-        axes.annotate(
-            f"{grid[peak]:.0f}",
-            (grid[peak], row + 1.25),
-            xytext=(5, 1),
-            textcoords="offset points",
-            fontsize=7.5,
-            color=chosen[name],
-            zorder=21,
-        )
-    axes.set_yticks(range(len(sizes)), list(reversed(densities)))
-    for label, name in zip(axes.get_yticklabels(), reversed(densities), strict=True):
-        label.set_color(chosen[name])
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.set(xlabel="atoms per structure", ylim=(-0.05, len(sizes) + 0.55))
-    axes.set_xlim(grid[0], grid[-1])
-    log_axis(axes, "x")
-    axes.grid(visible=False, axis="y")
-    return figure
-
-
-def size_rows(sizes: Mapping[str, ArrayLike]) -> list[dict[str, Any]]:
-    """The data of `size_histograms`: the density per decade on a common grid."""
-    _, grid, densities = _size_densities(sizes)
-    return [
-        {"num_atoms": float(x), **{name: float(d[k]) for name, d in densities.items()}}
-        for k, x in enumerate(grid)
-    ]
-
-
-def _size_densities(
-    sizes: Mapping[str, ArrayLike],
-) -> tuple[float, NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """Gaussian kernel densities of log10(number of atoms), on a grid of numbers of atoms."""
-    counted = {}
-    for name, values in sizes.items():
-        numbers = np.asarray(values)
-        if numbers.size == 0:
-            raise ConfigError(f"subset '{name}' has no structure to show the size of.")
-        counted[name] = np.unique(numbers, return_counts=True)
-    low = min(values[0] for values, _ in counted.values())
-    high = max(values[-1] for values, _ in counted.values())
-    margin = 0.18
-    logs = np.linspace(np.log10(low) - margin, np.log10(high) + margin, 240)
-    densities = {}
-    for name, (values, counts) in counted.items():
-        x, weight = np.log10(values), counts / counts.sum()
-        spread = np.sqrt(np.sum(weight * (x - np.sum(weight * x)) ** 2))
-        # Scott's rule, but never so narrow that single sizes become separate spikes.
-        width = max(spread * counts.sum() ** -0.2, 0.03)
-        kernel = np.exp(-0.5 * ((logs[:, None] - x) / width) ** 2) / (width * np.sqrt(2 * np.pi))
-        densities[name] = kernel @ weight
-    return margin, 10.0**logs, densities
 
 
 # ---- pre-training ------------------------------------------------------------------------------

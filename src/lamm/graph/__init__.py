@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lamm.graph.neighbors import GraphConfig, count_edges, neighbor_edges
+from lamm.graph.counting import count_edges
+from lamm.graph.neighbors import GraphConfig, neighbor_edges
 
 if TYPE_CHECKING:
     from lamm.graph.batch import GraphBatch, edge_vectors

@@ -21,7 +21,6 @@ those with a lexicographically negative offset) and their reverses are added, as
 the paper extends.
 """
 
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -37,10 +36,6 @@ SHELL_WIDTH = 0.01
 """Å; distances up to this much beyond the k-th nearest belong to its shell."""
 EQUAL_DISTANCE = 1e-5
 """Å; at this resolution ``strict`` calls two distances equal: float32 positions differ by less."""
-
-_FEW_ATOMS = 128
-_MARGIN = 0.05
-"""Å; a distance this close to a limit isn't counted by what has to be certain."""
 
 Edges = tuple[Int[np.ndarray, "2 edges"], Int[np.ndarray, "edges 3"]]
 
@@ -58,7 +53,7 @@ class GraphConfig(Frozen):
     """Whether every edge comes with its reverse."""
 
 
-class _Candidates:
+class Candidates:
     """All edges within some radius, sorted by target: what the nearest-k rules choose from."""
 
     __slots__ = ("distance", "offsets", "source", "start", "target")
@@ -92,12 +87,12 @@ class _Candidates:
         return np.diff(self.start)
 
 
-def _candidates(
+def candidates(
     positions: NDArray[np.floating[Any]],
     cell: NDArray[np.floating[Any]],
     pbc: NDArray[np.bool_],
     config: GraphConfig,
-) -> _Candidates:
+) -> Candidates:
     """All that the neighbour limit can choose from, without looking further than it takes.
 
     In a dense crystal the nearest 50 are well within 12 Å, and a search to 0.6 of the cutoff meets
@@ -111,7 +106,7 @@ def _candidates(
     if limit is not None and (periodic.any() or len(points) > limit + 1):
         radius *= 0.6
     while True:
-        edges = _Candidates(points, box, periodic, radius)
+        edges = Candidates(points, box, periodic, radius)
         if limit is None or radius == config.cutoff:
             return edges
         fewest = int(edges.counts.min(initial=limit))
@@ -140,7 +135,7 @@ def neighbor_edges(
         (2, E) source and target of each edge, and (E, 3) how many times each lattice vector is
         added to the source's position.
     """
-    edges = _candidates(positions, cell, pbc, config)
+    edges = candidates(positions, cell, pbc, config)
     limit = config.max_neighbors
     if limit is None or edges.counts.max(initial=0) <= limit:
         return np.stack((edges.source, edges.target)), edges.offsets
@@ -156,75 +151,6 @@ def neighbor_edges(
     if config.symmetric and config.ties == "strict":
         return paired_edges(edge_index, offsets, "strict")
     return edge_index, offsets
-
-
-def count_edges(
-    positions: Float[np.ndarray, "atoms 3"],
-    cell: Float[np.ndarray, "3 3"],
-    pbc: Bool[np.ndarray, "3"],
-    config: GraphConfig,
-) -> int:
-    """How many edges one structure has after the neighbour limit, before any pairing.
-
-    This is what the index of a store holds. A shell that is kept whole beyond the limit counts as
-    cut at the limit, so that the number doesn't jump where a crystal is perfect.
-    """
-    points = np.asarray(positions, dtype=np.float64)
-    periodic, limit = np.asarray(pbc, dtype=bool), config.max_neighbors
-    if not periodic.any() and len(points) <= _FEW_ATOMS:
-        counts = _count_all_pairs(points, config.cutoff)
-    elif limit is not None and _everyone_has(limit, points, cell, periodic, config.cutoff):
-        return limit * len(points)
-    else:
-        counts = _candidates(points, cell, periodic, config).counts
-    return int((counts if limit is None else counts.clip(max=limit)).sum())
-
-
-def _count_all_pairs(points: NDArray[np.float64], cutoff: float) -> NDArray[np.int64]:
-    """How many neighbours each atom of a molecule has, (N,); the quickest way for small N."""
-    difference = points[:, None, :] - points  # (N, N, 3)
-    square = np.einsum("ijk,ijk->ij", difference, difference)
-    near = (square <= cutoff * cutoff) & (square > MIN_DISTANCE * MIN_DISTANCE)
-    counts: NDArray[np.int64] = np.count_nonzero(near, axis=1)
-    return counts
-
-
-def _everyone_has(
-    limit: int,
-    points: NDArray[np.float64],
-    cell: NDArray[np.floating[Any]],
-    periodic: NDArray[np.bool_],
-    cutoff: float,
-) -> bool:
-    """Whether it is certain that each atom has `limit` neighbours, by a look at the nearest images.
-
-    In dense matter it nearly always is, and then no distance needs to be known exactly.
-    """
-    offsets = _image_offsets(*periodic.tolist())
-    shifts = offsets @ np.asarray(cell, dtype=np.float64)  # (images, 3)
-    shifts = shifts[np.argsort(np.einsum("ij,ij->i", shifts, shifts), kind="stable")]
-    reach = (cutoff - _MARGIN) ** 2
-    centred = points - points.mean(axis=0)  # products of small numbers lose no digits
-    tried = 0
-    for wanted in (6 * limit, 18 * limit):
-        images = min(-(-wanted // len(points)), len(shifts))
-        if images == tried:
-            break
-        tried = images
-        sources = (centred + shifts[:images, None, :]).reshape(-1, 3)
-        square = np.einsum("ij,ij->i", sources, sources) - 2.0 * (centred @ sources.T)
-        square += np.einsum("ij,ij->i", centred, centred)[:, None]
-        near = (square <= reach) & (square >= _MARGIN**2)
-        if np.count_nonzero(near, axis=1).min() >= limit:
-            return True
-    return False
-
-
-@cache
-def _image_offsets(*periodic: bool) -> NDArray[np.float64]:
-    """Cells up to three away along each direction that repeats, (images, 3)."""
-    steps = [np.arange(-3.0, 4.0) if repeats else np.zeros(1) for repeats in periodic]
-    return np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def paired_edges(
@@ -263,12 +189,12 @@ def _comes_first(rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     return first
 
 
-def _shell_radius(edges: _Candidates, limit: int) -> NDArray[np.float64]:
+def _shell_radius(edges: Candidates, limit: int) -> NDArray[np.float64]:
     """How far each atom looks: just past the shell of its `limit`-th neighbour, (N,) in Å."""
     return _kth_smallest(edges.distance, edges, limit, np.inf) + SHELL_WIDTH
 
 
-def _nearest_exactly(edges: _Candidates, limit: int) -> NDArray[np.bool_]:
+def _nearest_exactly(edges: Candidates, limit: int) -> NDArray[np.bool_]:
     """Which edges are among the `limit` nearest of their target, ties by source, then by offset."""
     rank = np.rint(edges.distance / EQUAL_DISTANCE)
     last = _kth_smallest(rank, edges, limit, np.inf)[edges.target]  # (E,)
@@ -284,7 +210,7 @@ def _nearest_exactly(edges: _Candidates, limit: int) -> NDArray[np.bool_]:
 
 
 def _kth_smallest(
-    values: NDArray[np.float64], edges: _Candidates, k: int, otherwise: float
+    values: NDArray[np.float64], edges: Candidates, k: int, otherwise: float
 ) -> NDArray[np.float64]:
     """The k-th smallest value among the edges of each target, (N,); `otherwise` where fewer."""
     counts = edges.counts
