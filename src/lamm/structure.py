@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_ATOMIC_NUMBER = 118
 SPLITS = ("train", "val", "test")
+_CERTAIN_VOLUME = 1e-2
+"""Å³; a cell of at least this volume spans space, however thin."""
 
 
 def _no_cell() -> NDArray[np.float64]:
@@ -30,7 +32,7 @@ def _no_pbc() -> NDArray[np.bool_]:
     return np.zeros(3, dtype=bool)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Structure:
     """Atoms, cell and labels of one sample, as plain arrays in eV and Å."""
 
@@ -112,6 +114,8 @@ class Structure:
         return self._cell_fault() or self._split_fault()
 
     def _cell_fault(self) -> str | None:
+        if self.pbc.all() and abs(np.linalg.det(self.cell)) > _CERTAIN_VOLUME:
+            return None
         periodic = self.cell[self.pbc]
         if len(periodic) and np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
             return (

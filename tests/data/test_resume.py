@@ -105,10 +105,10 @@ def test_records_that_were_read_are_not_read_again(
     with pytest.raises(StoppedError):
         ingest("extxyz", sources, tmp_path / "s", HEADER, on_error="skip", progress=stop)
     built = []
-    make = extxyz._structure
+    make = extxyz.extxyz_structure
     monkeypatch.setattr(
         extxyz,
-        "_structure",
+        "extxyz_structure",
         lambda record, *rest: built.append(record.number) or make(record, *rest),
     )
     ingest("extxyz", sources, tmp_path / "s", HEADER, on_error="skip")

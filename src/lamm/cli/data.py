@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from lamm.cli import catalogue, common
+from lamm.cli import catalogue, common, doctor
 from lamm.cli.common import JsonFlag
 from lamm.cli.info import aligned, say_details, say_overview
 from lamm.errors import ConfigError, InterruptedRunError
@@ -372,3 +372,6 @@ def _duration(seconds: float) -> str:
     """Time as h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+app.command("doctor")(doctor.doctor)

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from lamm.data.cards import CardHeader
 from lamm.data.splits import SPLIT_CODES, hash_id
 from lamm.data.stored import StoredStructure
+from lamm.data.views import Lists, Masks, flat_values, matrices, nulls_of
 from lamm.errors import DataError
 from lamm.structure import SPLITS, Structure
 
@@ -195,81 +196,6 @@ def _fixed_lists(arrays: Sequence[NDArray[Any] | None], size: int) -> pa.FixedSi
     )
 
 
-class _Lists:
-    """A list column as flat numbers, and where each row's begin."""
-
-    __slots__ = ("nulls", "offsets", "starts", "values", "width")
-
-    def __init__(self, array: pa.ListArray, width: int = 1) -> None:
-        """`width` numbers belong to one atom: 3 for positions, given back as (atoms, 3)."""
-        self.nulls, self.width = _nulls(array), width
-        self.offsets, flat = _parts(array)
-        # What a memory view holds comes out as a Python number, sooner than from numpy.
-        self.starts = self.offsets.data
-        values: NDArray[Any] = flat.to_numpy()
-        self.values = values.reshape(-1, width) if width > 1 else values
-
-    def __getitem__(self, row: int) -> NDArray[Any] | None:
-        if self.nulls is not None and self.nulls[row]:
-            return None
-        return self.values[self.starts[row] // self.width : self.starts[row + 1] // self.width]
-
-
-class _Masks:
-    """A list column of booleans, eight to a byte as Arrow has them, unpacked row by row.
-
-    All of a large data set's, unpacked, would fill the memory of every process that reads it.
-    """
-
-    __slots__ = ("_array", "bits", "first", "nulls", "starts")
-
-    def __init__(self, array: pa.ListArray) -> None:
-        self.nulls = _nulls(array)
-        offsets, self._array = _parts(array)
-        self.starts, self.first = offsets.data, self._array.offset
-        _, buffer = self._array.buffers()
-        self.bits = np.frombuffer(buffer, np.uint8) if buffer else np.zeros(0, np.uint8)
-
-    def __getitem__(self, row: int) -> NDArray[np.bool_] | None:
-        if self.nulls is not None and self.nulls[row]:
-            return None
-        start, stop = self.starts[row] + self.first, self.starts[row + 1] + self.first
-        packed = self.bits[start >> 3 : (stop + 7) >> 3]
-        unpacked = np.unpackbits(packed, bitorder="little").view(np.bool_)
-        unpacked.flags.writeable = False
-        return unpacked[start & 7 : (start & 7) + stop - start]
-
-    @property
-    def flat(self) -> NDArray[np.bool_]:
-        """All rows, one after the other."""
-        return np.asarray(self._array.to_numpy(zero_copy_only=False))
-
-
-def _parts(array: pa.ListArray) -> tuple[NDArray[np.int32], pa.Array]:
-    """Where the rows of a list column begin, from 0, and its flat values."""
-    offsets = array.offsets.to_numpy()
-    first, last = int(offsets[0]), int(offsets[-1])
-    return (offsets - first if first else offsets), array.values.slice(first, last - first)
-
-
-class _Nulls:
-    """Which rows of a column are null, one by one from the column's bit mask."""
-
-    __slots__ = ("bits", "first")
-
-    def __init__(self, array: pa.Array) -> None:
-        self.bits = memoryview(array.buffers()[0]).cast("B")
-        self.first = array.offset
-
-    def __getitem__(self, row: int) -> bool:
-        place = row + self.first
-        return not self.bits[place >> 3] >> (place & 7) & 1
-
-
-def _nulls(array: pa.Array) -> _Nulls | None:
-    return _Nulls(array) if array.null_count else None
-
-
 class Columns:
     """A record batch of a store as numpy views, row by row or flat.
 
@@ -281,18 +207,18 @@ class Columns:
         self.batch = batch
         self.num_rows: int = batch.num_rows
         self._id, self._origin = batch.column("id"), batch.column("origin")
-        self._numbers = _Lists(batch.column("atomic_numbers"))
-        self._positions = _Lists(batch.column("positions"), 3)
-        self._forces = _Lists(batch.column("forces"), 3)
-        self._fixed = _Masks(batch.column("fixed"))
-        self._cell = _matrices(batch.column("cell"), (3, 3))
-        self._stress = _matrices(batch.column("stress"), (6,))
-        self._stress_nulls = _nulls(batch.column("stress"))
-        self._pbc = _flat(batch.column("pbc"), np.uint8).data
-        self._energy = _flat(batch.column("energy"), np.float64).data
-        self._energy_nulls = _nulls(batch.column("energy"))
-        self._split = _flat(batch.column("split"), np.uint8).data
-        self._split_nulls = _nulls(batch.column("split"))
+        self._numbers = Lists(batch.column("atomic_numbers"))
+        self._positions = Lists(batch.column("positions"), 3)
+        self._forces = Lists(batch.column("forces"), 3)
+        self._fixed = Masks(batch.column("fixed"))
+        self._cell = matrices(batch.column("cell"), (3, 3))
+        self._stress = matrices(batch.column("stress"), (6,))
+        self._stress_nulls = nulls_of(batch.column("stress"))
+        self._pbc = flat_values(batch.column("pbc"), np.uint8).data
+        self._energy = flat_values(batch.column("energy"), np.float64).data
+        self._energy_nulls = nulls_of(batch.column("energy"))
+        self._split = flat_values(batch.column("split"), np.uint8).data
+        self._split_nulls = nulls_of(batch.column("split"))
         self._check_lengths()
 
     def _check_lengths(self) -> None:
@@ -387,21 +313,6 @@ class Columns:
 def _present(array: pa.Array) -> NDArray[np.bool_]:
     present: NDArray[np.bool_] = array.is_valid().to_numpy(zero_copy_only=False)
     return present
-
-
-def _flat(array: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
-    """Numbers of a column without a copy; where it is null, whatever stands there."""
-    _, buffer = array.buffers()
-    values: NDArray[Any] = np.frombuffer(buffer, dtype, len(array) + array.offset)
-    return values[array.offset :]
-
-
-def _matrices(array: pa.FixedSizeListArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """(S, *shape) numbers of a column of lists of one length."""
-    size = int(np.prod(shape))
-    start = array.offset * size
-    flat = _flat(array.values, np.float64)[start : start + len(array) * size]
-    return flat.reshape(-1, *shape)
 
 
 def read_batch(path: Path) -> pa.RecordBatch:

@@ -9,7 +9,7 @@ when the first structure of it is asked for, and a structure is a view of the ma
 """
 
 import json
-import operator
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,6 +28,9 @@ from lamm.schema import parse
 from lamm.structure import Structure
 
 __all__ = ["Store", "StoreIndex", "StoreWriter", "file_sha256"]
+
+MAX_MAPPED = 8192
+"""Shards of a store that are mapped at a time. Linux gives a process 65,530 mappings in all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,10 @@ class Store:
         self.card = card
         self.index = index
         self._shards: list[Columns | None] = [None] * len(card.shards)
+        self._mapped: deque[int] = deque()
+        self._schema = store_schema(card.position_dtype)
+        # A memory view gives Python numbers, and knows negative and missing places.
+        self._shard_of, self._row_of = index.shard.data, index.row.data
 
     @classmethod
     def open(cls, path: str | Path) -> "Store":
@@ -98,12 +105,11 @@ class Store:
             IndexError: there is no such structure.
             StoreError: its shard is missing, cut short or damaged.
         """
-        place = operator.index(number)
-        if not -len(self) <= place < len(self):
-            raise IndexError(f"structure {place} of {self.path}, which has {len(self)}")
-        shard = int(self.index.shard[place])
-        columns = self._shards[shard] or self._map(shard)
-        return columns.structure(int(self.index.row[place]))
+        try:
+            shard, row = self._shard_of[number], self._row_of[number]
+        except IndexError:
+            raise IndexError(f"structure {number} of {self.path}, which has {len(self)}") from None
+        return (self._shards[shard] or self._map(shard)).structure(row)
 
     def __iter__(self) -> Iterator[Structure]:
         return self.structures(range(len(self)))
@@ -134,10 +140,16 @@ class Store:
 
     def _map(self, shard: int) -> Columns:
         record = self.card.shards[shard]
-        batch = _checked_batch(
-            _checked_size(self.path, record), record, store_schema(self.card.position_dtype)
-        )
-        columns = Columns(batch)
+        path = _checked_size(self.path, record)
+        batch = _checked_batch(path, record, self._schema)
+        try:
+            columns = Columns(batch)
+        except pa.ArrowInvalid as error:
+            raise StoreError(f"{path}: {error}.\n  Ingest the source again.") from error
+        if len(self._mapped) == MAX_MAPPED:
+            # Structures that somebody still holds keep their own shard mapped.
+            self._shards[self._mapped.popleft()] = None
+        self._mapped.append(shard)
         self._shards[shard] = columns
         return columns
 

@@ -81,6 +81,8 @@ class SourceFile(Frozen):
     structures: PositiveInt | None = None
     optional: bool = False
     """Whether the source may lack it, as a block of which nothing is left."""
+    aside: bool = False
+    """Whether it only goes with the data and is not ingested, such as a table."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -150,6 +152,8 @@ class Entry(Frozen):
     """As its authors count them."""
     files: tuple[SourceFile, ...] = ()
     blocks: Blocks | None = None
+    listing: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    """Address of figshare's description of a record (JSON), which lists the files."""
     choose: str = ""
     """Given where nobody wants all parts at once: why `--parts` must be written."""
     manual: str = ""
@@ -160,9 +164,9 @@ class Entry(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        given = [bool(self.files), self.blocks is not None, bool(self.manual)]
+        given = [bool(self.files), self.blocks is not None, bool(self.listing), bool(self.manual)]
         if sum(given) != 1:
-            raise ValueError("write one of `files`, `blocks` and `manual`.")
+            raise ValueError("write one of `files`, `blocks`, `listing` and `manual`.")
         if not self.header.licence or not self.header.citation:
             raise ValueError("`header` needs `licence` and `citation`.")
         for kind in ("file_name", "product"):
@@ -188,7 +192,7 @@ class Entry(Frozen):
         return None if None in sizes or not sizes else sum(size for size in sizes if size)
 
     def choose_files(self, parts: Sequence[str] = ()) -> tuple[SourceFile, ...]:
-        """The files of some parts, or of all.
+        """The files of some parts, or of all; those of a `listing` only the source can tell.
 
         Args:
             parts: names, patterns such as ``val_*``, or for blocks numbers and ranges, ``0-9``.

@@ -46,7 +46,7 @@ USUAL_KEYS: Final = {
 """Names that the labels are looked for where the card names none; case matters."""
 
 
-class _Record(NamedTuple):
+class Record(NamedTuple):
     """The text of one structure."""
 
     number: int
@@ -75,14 +75,17 @@ def read_extxyz(
     name = name or path.name
     records = (
         (f"record {record.number} (line {record.line})", f"{name}:{record.number}", record)
-        for record in islice(_records(path, found), start, stop)
+        for record in islice(extxyz_records(path, found), start, stop)
     )
     yield from checked(
-        path, records, lambda record, origin: _structure(record, header, origin, found), on_error
+        path,
+        records,
+        lambda record, origin: extxyz_structure(record, header, origin, found),
+        on_error,
     )
 
 
-def _records(path: Path, found: KeysFound) -> Iterator[_Record]:
+def extxyz_records(path: Path, found: KeysFound) -> Iterator[Record]:
     """Cut a file into records; what isn't one can't be skipped, since its end is unknown."""
     with reading(path), open_text(path, found) as file:
         line = number = 0
@@ -108,11 +111,22 @@ def _records(path: Path, found: KeysFound) -> Iterator[_Record]:
                     )
                 lines.append(text)
             line += len(lines)
-            yield _Record(number, start, num_atoms, lines[0], lines[1:])
+            yield Record(number, start, num_atoms, lines[0], lines[1:])
             number += 1
 
 
-def _structure(record: _Record, header: CardHeader, name: str, found: KeysFound) -> Structure:
+def extxyz_structure(record: Record, header: CardHeader, name: str, found: KeysFound) -> Structure:
+    """The structure of a record.
+
+    Args:
+        record: its text.
+        header: labels that are promised, keys, units.
+        name: what it is called where it doesn't say so itself.
+        found: is told what it calls the labels.
+
+    Raises:
+        DataError: it can't become a structure.
+    """
     if record.num_atoms < 1:
         raise DataError("no atoms; a structure has at least one. Remove the record.")
     frame = Frame(record.comment, record.rows)

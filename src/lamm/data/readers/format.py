@@ -53,8 +53,8 @@ class Reader(Protocol):
 class Counter(Protocol):
     """Tells how many records a file has, without reading them."""
 
-    def __call__(self, path: str | Path, header: CardHeader) -> int:
-        """Count the records, skipped ones included.
+    def __call__(self, path: str | Path, header: CardHeader) -> int | None:
+        """Count the records, skipped ones included; None for a file that has to be read whole.
 
         Raises:
             DataError: the file can't be read.

@@ -10,7 +10,7 @@ from lamm.data.splits import SPELLINGS
 from lamm.errors import DataError
 
 SplitOption: TypeAlias = Literal["train", "val", "test", "from_path"]
-"""What a card may say under `reader.split`: one split for all sources, or see `split_of_path`."""
+"""What a card may say under `split`: one split for all sources, or see `split_of_path`."""
 
 FOLDERS_LOOKED_AT: Final = 2
 _WORD = re.compile(r"[a-z]+")
@@ -41,7 +41,7 @@ def split_of_path(path: str | Path) -> str | None:
 
 
 def source_split(path: str | Path, option: SplitOption | None) -> str | None:
-    """The split of all records of a source, by what the card says under `reader.split`.
+    """The split of all records of a source, by what the card says under `split`.
 
     Args:
         path: the source.
@@ -56,8 +56,8 @@ def source_split(path: str | Path, option: SplitOption | None) -> str | None:
     if split is None:
         raise DataError(
             f"{path}: its name and the two folders that it is in don't tell a split, expected one "
-            "word of train, val, test (`reader: {split: from_path}`).\n"
-            "  Rename the folder, write the split, such as `reader: {split: train}`, or "
-            "`reader: {split: null}` for a split by the hash of each id."
+            "word of train, val, test (`split: from_path` in the card).\n"
+            "  Rename the folder, write the split into the card, such as `split: train`, or "
+            "`split: null` for a split by the hash of each id."
         )
     return split

@@ -1,0 +1,1 @@
+"""What LaMM's parts cost, each measured beside its peers in one process."""

@@ -1,0 +1,100 @@
+"""``lamm bench``: LaMM's parts beside their peers, with numbers that a reader can check."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lamm.cli import common
+from lamm.cli.common import JsonFlag
+
+logger = logging.getLogger(__name__)
+app = typer.Typer(help="Measure LaMM's parts beside their peers.", no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure LaMM's parts beside their peers."""
+
+
+@app.command("store")
+def store_command(
+    structures: Annotated[
+        int, typer.Option(min=1, help="Structures to write; with --source at most so many.")
+    ] = 5000,
+    reads: Annotated[int, typer.Option(min=1, help="Shuffled reads of a round.")] = 20_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everybody's turn comes.")] = 9,
+    seed: Annotated[int, typer.Option(help="Of the structures and of the order.")] = 0,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--peers",
+            help="ase-lmdb, pickle-lmdb, numpy-lmdb, pyg-lmdb, atompack; may be repeated.",
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Store to take the structures from; made up without it.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Read single structures in random order from LaMM's store and from other formats.
+
+    All hold the same structures, and give the same six arrays back, which is checked first. The
+    files are in the page cache: the cost of decoding is measured, not that of the disk.
+    """
+    from lamm.bench.store import bench_store
+    from lamm.files import write_json
+
+    common.start_logging(quiet=as_json)
+    names = [name for text in peers for name in text.split(",")] if peers else None
+    result = bench_store(
+        structures=structures,
+        reads=reads,
+        rounds=rounds,
+        seed=seed,
+        peers=names,
+        source=source,
+        progress=lambda text: logger.info("%s ...", text),
+    )
+    if to is not None:
+        write_json(to, common.finite(result))
+    if as_json:
+        common.emit_json(result)
+        return
+    for line in store_table(result):
+        common.say(line)
+
+
+def store_table(result: dict[str, Any]) -> list[str]:
+    """The result of `lamm.bench.store.bench_store` for a person."""
+    atoms = result["settings"]["atoms"]
+    lines = [
+        f"{result['settings']['structures']:,} structures of {atoms['min']} to {atoms['max']} "
+        "atoms, files in the page cache; medians over rounds, CPU time beside wall time",
+        f"{'':14}{'reads/s':>12}{'µs':>10}{'CPU µs':>10}{'bytes/atom':>12}   LaMM is faster by",
+    ]
+    for name, one in result["single_reads"].items():
+        lines.append(
+            f"{name:14}{one['per_second']:>12,.0f}{one['microseconds']['median']:>10.2f}"
+            f"{one['cpu_microseconds']['median']:>10.2f}{one['bytes_per_atom']:>12.1f}"
+            f"   {_ratio(name, one)}"
+        )
+    lines.append(f"batches of {result['settings']['batch']} as flat arrays, per structure")
+    for name, one in result["batch_reads"].items():
+        lines.append(
+            f"{name:14}{one['per_second']:>12,.0f}{one['microseconds']['median']:>10.2f}"
+            f"{one['cpu_microseconds']['median']:>10.2f}{'':12}   {_ratio(name, one)}"
+        )
+    lines += [f"{name:14}{hint}" for name, hint in result["not_installed"].items()]
+    return lines
+
+
+def _ratio(name: str, one: dict[str, Any]) -> str:
+    if name == "lamm":
+        return ""
+    ratio = one["lamm_is_faster_by_cpu"]
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}; CPU time)"

@@ -1,0 +1,133 @@
+"""Tables (csv) with a crystal per row as CIF text, as CDVAE and its successors publish."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterator
+from io import StringIO
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from ase import Atoms
+from ase.io.cif import read_cif
+from pydantic import Field
+
+from lamm.data.cards import CardHeader
+from lamm.data.readers.common import (
+    IGNORED,
+    KeysFound,
+    SkippedRecord,
+    checked,
+    choose_key,
+    element_numbers,
+    label_value,
+    open_text,
+    reader_options,
+    reading,
+)
+from lamm.errors import DataError
+from lamm.schema import Frozen
+from lamm.structure import Structure
+
+SUFFIXES: Final = tuple(f".csv{compressed}" for compressed in ("", ".xz", ".gz", ".bz2"))
+_PER_ATOM = "energy_per_atom"
+_LONGEST_FIELD = 1 << 24
+
+
+class CifCsvOptions(Frozen):
+    """Options of the format."""
+
+    cif: str = Field(default="cif", min_length=1)
+    """Column of the CIF text."""
+    per_atom: bool | None = None
+    """Whether the energy is one of an atom; where left out, that of ``energy_per_atom`` is."""
+
+
+def read_cif_csv(
+    path: str | Path,
+    header: CardHeader,
+    *,
+    on_error: Literal["stop", "skip"] = "stop",
+    name: str | None = None,
+    found: KeysFound | None = None,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[Structure | SkippedRecord]:
+    """Read crystals and their energies from a table; see `Reader` in `format.py`."""
+    path, found = Path(path), found or KeysFound()
+    name = name or path.name
+    options = reader_options(header, CifCsvOptions)
+    records = (
+        (f"row {number}", f"{name}:{number}", row)
+        for number, row in islice(enumerate(_rows(path)), start, stop)
+    )
+
+    def build(row: dict[str, str], origin: str) -> Structure:
+        return _structure(row, header, options, origin, found)
+
+    yield from checked(path, records, build, on_error)
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    with reading(path), open_text(path) as file:
+        try:
+            yield from csv.DictReader(file)
+        except csv.Error as error:
+            raise DataError(f"{path}: not a table of comma-separated values ({error}).") from error
+
+
+def _structure(
+    row: dict[str, str], header: CardHeader, options: CifCsvOptions, origin: str, found: KeysFound
+) -> Structure:
+    present = [key for key in row if key]
+    found.see(present)
+    if not row.get(options.cif):
+        raise DataError(
+            f"no column '{options.cif}'; the row has: {', '.join(present)}.\n"
+            "  Name the column of the CIF text with `reader: {cif: COLUMN}` in the card."
+        )
+    atoms = _atoms(row[options.cif])
+    factors = header.units.factors()
+    energy = None
+    if header.labels is None or "energy" in header.labels:
+        promised = header.labels is not None or header.keys.energy is not None
+        usual = ("energy", _PER_ATOM)
+        key = choose_key("energy", header.keys.energy, usual, present, promised)
+        if key is not None and row[key]:
+            per_atom = key == _PER_ATOM if options.per_atom is None else options.per_atom
+            value = label_value("energy", key, row[key]) * factors["energy"]
+            energy = value * len(atoms) if per_atom else value
+            found.note("energy", key)
+    return Structure(
+        atomic_numbers=element_numbers(atoms.numbers),
+        positions=atoms.positions.copy(),
+        cell=atoms.cell.array.copy(),
+        pbc=np.ones(3, dtype=bool),
+        energy=energy,
+        id=_id(row, header.keys.id) or origin,
+        origin=origin,
+    )
+
+
+def _atoms(text: str) -> Atoms:
+    """The crystal of a CIF, by ASE."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of space groups spelt in unusual ways
+            atoms: Any = next(iter(read_cif(StringIO(text), index=0)))
+    except Exception as error:  # ASE's parser raises what Python happens to raise
+        raise DataError(f"not a CIF that ASE can read: {type(error).__name__}: {error}") from error
+    assert isinstance(atoms, Atoms)
+    return atoms
+
+
+def _id(row: dict[str, str], key: str | None) -> str | None:
+    if key in (None, IGNORED):
+        return None
+    if not row.get(str(key)):
+        raise DataError(f"no '{key}', which the card names under `keys.id`.")
+    return row[str(key)]

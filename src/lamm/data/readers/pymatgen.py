@@ -1,0 +1,212 @@
+"""JSON lists of pymatgen structures with their labels, as mlearn and the Materials Project publish.
+
+An entry holds the dictionary of a pymatgen ``Structure`` or ``Molecule`` and, anywhere beside it, the
+labels; a dotted key such as ``outputs.energy`` leads to one. pymatgen itself is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from ase.data import atomic_numbers
+from numpy.typing import NDArray
+from pydantic import Field
+
+from lamm.data.cards import CardHeader
+from lamm.data.readers.common import (
+    IGNORED,
+    KeysFound,
+    SkippedRecord,
+    checked,
+    choose_key,
+    element_numbers,
+    label_value,
+    open_text,
+    reader_options,
+    reading,
+)
+from lamm.errors import DataError
+from lamm.schema import Frozen
+from lamm.structure import Structure
+
+SUFFIXES: Final = tuple(f".json{compressed}" for compressed in ("", ".xz", ".gz", ".bz2"))
+_PLACES = ("", "outputs.", "output.", "data.")
+USUAL_KEYS: Final = {
+    label: tuple(place + name for place in _PLACES for name in names)
+    for label, names in {
+        "energy": ("energy", "uncorrected_total_energy"),
+        "forces": ("forces", "force"),
+        "stress": ("stress",),
+    }.items()
+}
+_DEPTH = 3
+"""Dictionaries within dictionaries that keys are looked for in."""
+
+
+class PymatgenOptions(Frozen):
+    """Options of the format."""
+
+    structure: str = Field(default="structure", min_length=1)
+    """Dotted key of the structure's dictionary in an entry."""
+    entries: str = ""
+    """Dotted key of the entries in the file; the file itself where left out."""
+
+
+def read_pymatgen(
+    path: str | Path,
+    header: CardHeader,
+    *,
+    on_error: Literal["stop", "skip"] = "stop",
+    name: str | None = None,
+    found: KeysFound | None = None,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[Structure | SkippedRecord]:
+    """Read structures from a JSON file, in eV and Å; see `Reader` in `format.py`.
+
+    The entries are a list, or a dictionary whose keys name them. Stress is read as the card says,
+    and looked for under ``stress`` alone: VASP's ``virial_stress`` has another unit and sign.
+    """
+    path, found = Path(path), found or KeysFound()
+    name = name or path.name
+    options = reader_options(header, PymatgenOptions)
+    records = (
+        (f"entry {number}", f"{name}:{number}", (key, entry))
+        for number, (key, entry) in islice(enumerate(_entries(path, options)), start, stop)
+    )
+
+    def build(record: tuple[str | None, Any], origin: str) -> Structure:
+        return _structure(*record, header, options, origin, found)
+
+    yield from checked(path, records, build, on_error)
+
+
+def _entries(path: Path, options: PymatgenOptions) -> Iterator[tuple[str | None, Any]]:
+    """The name, where there is one, and the content of each entry."""
+    with reading(path), open_text(path) as file:
+        try:
+            content = json.load(file)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: not valid JSON ({error}).") from error
+    if options.entries:
+        content = at(content, options.entries)
+    if isinstance(content, list):
+        yield from ((None, entry) for entry in content)
+    elif isinstance(content, dict) and at(content, options.structure) is None:
+        yield from content.items()
+    elif isinstance(content, dict):
+        yield None, content
+    else:
+        raise DataError(
+            f"{path}: found {type(content).__name__}, expected a list or dictionary of entries.\n"
+            "  Say where they are with `reader: {entries: KEY}` in the card."
+        )
+
+
+def at(entry: Any, dotted: str) -> Any:
+    """What a dotted key leads to; None where it leads nowhere."""
+    for part in dotted.split("."):
+        entry = entry.get(part) if isinstance(entry, Mapping) else None
+    return entry
+
+
+def dotted_keys(entry: Any, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
+    """Names in an entry, those of dictionaries within it with a dot, but not the structure's own."""
+    if not isinstance(entry, Mapping) or depth == 0 or "sites" in entry:
+        return
+    for key, value in entry.items():
+        yield prefix + str(key)
+        yield from dotted_keys(value, depth - 1, f"{prefix}{key}.")
+
+
+def _structure(
+    key: str | None,
+    entry: Any,
+    header: CardHeader,
+    options: PymatgenOptions,
+    origin: str,
+    found: KeysFound,
+) -> Structure:
+    present = list(dotted_keys(entry))
+    found.see(present)
+    described = at(entry, options.structure)
+    if not isinstance(described, Mapping) or "sites" not in described:
+        raise DataError(
+            f"no structure at '{options.structure}'; the entry has: "
+            f"{', '.join(present) or 'nothing'}.\n  Name it with `reader: {{structure: KEY}}`."
+        )
+    wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
+    factors, values = header.units.factors(), {}
+    for label in wanted:
+        named = getattr(header.keys, label)
+        promised = header.labels is not None or named is not None
+        chosen = choose_key(label, named, USUAL_KEYS[label], present, promised)
+        if chosen is not None and at(entry, chosen) is not None:
+            values[label] = label_value(label, chosen, at(entry, chosen)) * factors[label]
+            found.note(label, chosen)
+    numbers, positions = _sites(described["sites"])
+    lattice = described.get("lattice")
+    periodic = _pbc(lattice)
+    return Structure(
+        atomic_numbers=element_numbers(numbers),
+        positions=positions * factors["length"],
+        cell=_matrix(lattice) * factors["length"],
+        pbc=periodic,
+        energy=values.get("energy"),
+        forces=values.get("forces"),
+        stress=values.get("stress"),
+        id=_id(entry, header.keys.id, key) or origin,
+        origin=origin,
+    )
+
+
+def _sites(sites: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Elements and positions; a site that several species share can't be an atom."""
+    numbers, positions = [], []
+    for place, site in enumerate(sites):
+        species = site.get("species", ())
+        if len(species) != 1 or species[0].get("occu") != 1:
+            raise DataError(f"site {place}: found {species}, expected one fully occupied element.")
+        symbol = str(species[0].get("element"))
+        if symbol not in atomic_numbers:
+            raise DataError(f"site {place}: unknown element '{symbol}'.")
+        numbers.append(atomic_numbers[symbol])
+        positions.append(site.get("xyz"))
+    try:
+        return np.array(numbers, dtype=np.int64), np.array(positions, dtype=np.float64).reshape(
+            -1, 3
+        )
+    except (TypeError, ValueError):
+        raise DataError("the sites have no Cartesian positions ('xyz').") from None
+
+
+def _matrix(lattice: Any) -> NDArray[np.float64]:
+    if lattice is None:
+        return np.zeros((3, 3))
+    try:
+        return np.array(lattice["matrix"], dtype=np.float64).reshape(3, 3)
+    except (KeyError, TypeError, ValueError):
+        raise DataError("the lattice has no 'matrix' of nine numbers.") from None
+
+
+def _pbc(lattice: Any) -> NDArray[np.bool_]:
+    """A molecule has no lattice; a crystal repeats along all of it unless its lattice says less."""
+    if lattice is None:
+        return np.zeros(3, dtype=bool)
+    return np.array(lattice.get("pbc", (True, True, True)), dtype=bool)
+
+
+def _id(entry: Any, key: str | None, name: str | None) -> str | None:
+    if key == IGNORED:
+        return None
+    if key is None:
+        return name
+    value = at(entry, key)
+    if value is None:
+        raise DataError(f"no '{key}', which the card names under `keys.id`.")
+    return str(value)
