@@ -177,7 +177,8 @@ def test_another_lmdb_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_the_authors_library_writes_is_read(tmp_path: Path) -> None:
-    backends = pytest.importorskip("ase_db_backends.aselmdb")
+    from ase_db_backends import aselmdb as backends
+
     path = tmp_path / "genuine.aselmdb"
     atoms = Atoms("CuO", positions=[[0, 0, 0], [0, 0, 1.8]], cell=[3, 3, 9], pbc=True)
     atoms.set_constraint(FixAtoms([0]))

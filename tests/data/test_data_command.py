@@ -58,7 +58,7 @@ def test_ingest_says_what_was_skipped_and_what_is_odd(tmp_path: Path) -> None:
     result = run("ingest", "extxyz", source, "--to", tmp_path / "s", "--on-error", "skip")
     assert "skipped: 1 records" in result.stdout
     assert "x.xyz:1: energy is nan" in result.stdout
-    assert "puts no structure into training" in result.stdout
+    assert "no structure is for training" in result.stdout
 
 
 def test_info_has_the_columns_of_table_2(make_store: Callable[..., Store]) -> None:

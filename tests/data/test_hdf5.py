@@ -471,3 +471,23 @@ def test_a_file_that_someone_has_locked_can_be_read(tmp_path: Path) -> None:
 def test_both_formats_are_in_the_dictionary() -> None:
     assert FORMATS["hdf5"].read is read_hdf5
     assert FORMATS["hdf5"].count is count_hdf5
+
+
+def test_a_card_without_labels_leaves_what_there_is_unread(tmp_path: Path) -> None:
+    path = write_transition1x(tmp_path / "t1x.h5")
+    (one, *_) = structures(path, header("transition1x", labels=[]))
+    assert (one.energy, one.forces) == (None, None)
+    (one, *_) = structures(path, header("transition1x", labels=["energy"]))
+    assert one.has_energy
+    assert not one.has_forces
+
+
+def test_a_group_with_two_paths_is_read_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "own.h5", {"all/g": water(2)})
+    with h5py.File(path, "a") as file:
+        file.require_group("train")["g"] = file["all/g"]
+        file["zoo"] = h5py.SoftLink("/all")
+    assert [one.id for one in structures(path, CardHeader())] == [
+        "own.h5:all/g/0",
+        "own.h5:all/g/1",
+    ]

@@ -169,8 +169,8 @@ def _remarks(card: DatasetCard) -> Iterator[str]:
         yield f"  {card.skipped[0].record}: {card.skipped[0].reason}"
     if not card.num_train:
         yield (
-            "note: the source puts no structure into training. `keys: {split: none}` in the card "
-            "ignores its splits."
+            "note: no structure is for training. Unless this is meant, `keys: {split: none}` in the "
+            "card ignores splits that the records name, and `split: null` one that it sets itself."
         )
     if not card.labels and card.task != "denoising":
         yield "note: no label was found. Name its key under `keys` in the card, if there is one."

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from lamm.data.readers.ase_any import SUFFIXES as ASE_SUFFIXES
+from lamm.data.readers.ase_any import AseOptions, count_ase, read_ase
 from lamm.data.readers.aselmdb import SUFFIXES as ASELMDB_SUFFIXES
 from lamm.data.readers.aselmdb import count_aselmdb, read_aselmdb
+from lamm.data.readers.cif_csv import SUFFIXES as CIF_CSV_SUFFIXES
+from lamm.data.readers.cif_csv import CifCsvOptions, read_cif_csv
 from lamm.data.readers.common import KeysFound, SkippedRecord
 from lamm.data.readers.extxyz import SUFFIXES as EXTXYZ_SUFFIXES
 from lamm.data.readers.extxyz import read_extxyz
@@ -18,6 +22,8 @@ from lamm.data.readers.oc_lmdb import SUFFIXES as OC_LMDB_SUFFIXES
 from lamm.data.readers.oc_lmdb import OcLmdbOptions, count_oc_lmdb, read_oc_lmdb
 from lamm.data.readers.parquet import SUFFIXES as PARQUET_SUFFIXES
 from lamm.data.readers.parquet import ParquetOptions, count_parquet, read_parquet
+from lamm.data.readers.pymatgen import SUFFIXES as PYMATGEN_SUFFIXES
+from lamm.data.readers.pymatgen import PymatgenOptions, read_pymatgen
 from lamm.data.readers.qmugs import ENERGY as QMUGS_ENERGY
 from lamm.data.readers.qmugs import SUFFIXES as QMUGS_SUFFIXES
 from lamm.data.readers.qmugs import count_qmugs, read_qmugs
@@ -30,6 +36,25 @@ from lamm.data.readers.store import count_store, read_store
 __all__ = ["FORMATS", "Format", "KeysFound", "OnError", "Reader", "SkippedRecord"]
 
 FORMATS: dict[str, Format] = {
+    "ase": Format(
+        read_ase,
+        ASE_SUFFIXES,
+        "whatever ASE reads: .traj, databases, CIF, files of VASP and others, zips of CIFs",
+        options=AseOptions,
+        count=count_ase,
+    ),
+    "cif-csv": Format(
+        read_cif_csv,
+        CIF_CSV_SUFFIXES,
+        "tables with a crystal per row as CIF text: CDVAE's data sets",
+        options=CifCsvOptions,
+    ),
+    "pymatgen": Format(
+        read_pymatgen,
+        PYMATGEN_SUFFIXES,
+        "JSON of pymatgen's structures with labels: mlearn, the Materials Project",
+        options=PymatgenOptions,
+    ),
     "extxyz": Format(read_extxyz, EXTXYZ_SUFFIXES, "extended XYZ with any key names"),
     "hdf5": Format(
         read_hdf5,

@@ -200,6 +200,12 @@ class ArrayReader:
             end = "" if is_one else f"{naming.separator}{number}"
             yield SkippedRecord(naming.origin + end, str(error))
 
+    def left_out(self, naming: Naming, rows: range, reason: str) -> Iterator[SkippedRecord]:
+        """Structures of a group that nobody wants."""
+        for number in rows:
+            end = "" if self.layout.one_per_group else f"{naming.separator}{number}"
+            yield SkippedRecord(naming.origin + end, reason)
+
     def _open(self, group: ArrayGroup, quantities: tuple[str, ...]) -> dict[str, Array]:
         """The arrays of a group by quantity.
 

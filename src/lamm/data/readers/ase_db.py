@@ -27,13 +27,14 @@ from lamm.errors import DataError
 
 Load = Callable[[], AseRecord]
 
+_RESULTS: Final = ("energy", "free_energy", "forces", "stress")
 _COLUMNS: Final = (
-    "unique_id numbers positions cell pbc constraints energy free_energy forces stress "
-    "key_value_pairs data"
-).split()
+    *("unique_id", "numbers", "positions", "cell", "pbc", "constraints"),
+    *_RESULTS,
+    *("key_value_pairs", "data"),
+)
 _OLDEST: Final = 5
 """Version of the tables; ASE itself reads older ones only to convert them."""
-_RESULTS: Final = ("energy", "free_energy", "forces", "stress")
 _DTYPE, _SHAPE = "_dtype_", "_shape_"
 _BITS: Final = np.array([1, 2, 4])
 _CHUNK: Final = 1 << 20
@@ -66,11 +67,11 @@ class SqliteRows:
             version = int(facts.get("version", 1))
             if version < _OLDEST or not columns.issuperset(_COLUMNS):
                 raise DataError(
-                    f"{path}: a database of ASE of version {version}, expected {_OLDEST} or later.\n"
+                    f"{path}: a database of ASE's version {version}, expected {_OLDEST} or later.\n"
                     f"  Convert it: python -m ase.db.convert {path.name}"
                 )
             counted = database.execute("SELECT COUNT(*), MIN(id), MAX(id) FROM systems").fetchone()
-        self.size: int = counted[0]
+        self.size: int | None = counted[0]
         self._first, self._last = counted[1] or 0, counted[2] or 0
         self._metadata: dict[str, Any] = _json(facts.get("metadata", "{}"), path)
 
@@ -80,9 +81,10 @@ class SqliteRows:
 
     def records(self, first: int, last: int | None, step: int) -> Iterator[tuple[str, Load]]:
         """The rows that a slice means, each with the name that follows the file's."""
-        end = self.size if last is None else min(last, self.size)
+        size = self.size or 0
+        end = size if last is None else min(last, size)
         columns = ", ".join(_COLUMNS)
-        if self._last - self._first + 1 == self.size:
+        if self._last - self._first + 1 == size:
             # No row was ever deleted, so that ids tell where each is.
             query = f"SELECT {columns} FROM systems WHERE id >= ? ORDER BY id"
             argument = self._first + first
@@ -230,7 +232,9 @@ def _sqlite_record(row: tuple[Any, ...]) -> AseRecord:
                     "stress": _shaped(values["stress"], (-1,)),
                 },
                 json.loads(values["key_value_pairs"] or "{}"),
-                _data(bytes_to_object(data) if isinstance(data, bytes) else json.loads(data or "{}")),
+                _data(
+                    bytes_to_object(data) if isinstance(data, bytes) else json.loads(data or "{}")
+                ),
             ),
             unique_id=values["unique_id"],
         )

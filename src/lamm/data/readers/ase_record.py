@@ -87,7 +87,9 @@ def record_of_atoms(atoms: Atoms) -> AseRecord:
         positions=atoms.positions,
         cell=atoms.cell.array,
         pbc=atoms.pbc,
-        held=held([one.todict() for one in atoms.constraints if hasattr(one, "todict")], len(atoms)),
+        held=held(
+            [one.todict() for one in atoms.constraints if hasattr(one, "todict")], len(atoms)
+        ),
         values=merged(getattr(atoms.calc, "results", {}), info, arrays, *nested),
     )
 
@@ -121,7 +123,9 @@ def held(constraints: Iterable[Mapping[str, Any]], num_atoms: int) -> NDArray[np
         try:
             mask[np.atleast_1d(np.asarray(indices, dtype=np.int64))] = True
         except (IndexError, TypeError, ValueError):
-            raise DataError(f"constraint {dict(constraint)} does not fit {num_atoms} atoms.") from None
+            raise DataError(
+                f"constraint {dict(constraint)} does not fit {num_atoms} atoms."
+            ) from None
     return mask if mask.any() else None
 
 
@@ -168,7 +172,8 @@ def _labels(
 ) -> dict[str, Any]:
     """The labels that the record has or must have, in eV and Å."""
     wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
-    factors, labels = header.units.factors(), {}
+    factors = header.units.factors()
+    labels: dict[str, Any] = {}
     for label in wanted:
         named = getattr(header.keys, label)
         promised = header.labels is not None or named is not None
@@ -207,7 +212,7 @@ def _fixed(record: AseRecord, key: str | None) -> NDArray[np.bool_] | None:
     values = np.asarray(_named(record.values, key, "fixed"))
     if values.ndim != 1 or values.dtype.kind not in "bi":
         raise DataError(
-            f"'{key}' has shape {values.shape} of {values.dtype}, expected one true or false per atom."
+            f"'{key}' has shape {values.shape} of {values.dtype}, expected true or false per atom."
         )
     return values.astype(bool) if values.any() else None
 

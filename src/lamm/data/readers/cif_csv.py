@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from io import StringIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from ase import Atoms
-from ase.io.cif import read_cif
+from ase.io import read
 from pydantic import Field
 
 from lamm.data.cards import CardHeader
+from lamm.data.readers.ase_record import refuse_disorder
 from lamm.data.readers.common import (
     IGNORED,
     KeysFound,
@@ -104,8 +105,8 @@ def _structure(
             found.note("energy", key)
     return Structure(
         atomic_numbers=element_numbers(atoms.numbers),
-        positions=atoms.positions.copy(),
-        cell=atoms.cell.array.copy(),
+        positions=atoms.positions * factors["length"],
+        cell=atoms.cell.array * factors["length"],
         pbc=np.ones(3, dtype=bool),
         energy=energy,
         id=_id(row, header.keys.id) or origin,
@@ -118,10 +119,11 @@ def _atoms(text: str) -> Atoms:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of space groups spelt in unusual ways
-            atoms: Any = next(iter(read_cif(StringIO(text), index=0)))
+            atoms = read(StringIO(text), index=0, format="cif")
     except Exception as error:  # ASE's parser raises what Python happens to raise
         raise DataError(f"not a CIF that ASE can read: {type(error).__name__}: {error}") from error
-    assert isinstance(atoms, Atoms)
+    assert isinstance(atoms, Atoms)  # a list for an index that is a slice
+    refuse_disorder(atoms)
     return atoms
 
 

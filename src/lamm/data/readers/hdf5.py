@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,6 +21,7 @@ from lamm.data.readers.arrays import ArrayReader, Naming
 from lamm.data.readers.blocks import Array
 from lamm.data.readers.common import KeysFound, SkippedRecord, reader_options, reading
 from lamm.data.readers.format import OnError
+from lamm.data.readers.hdf5_groups import families, path_behind
 from lamm.data.readers.layouts import Layout, LayoutOption, check_units
 from lamm.errors import ConfigError, DataError
 from lamm.schema import Frozen
@@ -38,8 +38,6 @@ _UNPACK: Final[dict[str, Callable[[Path], Any]]] = {
 }
 _CACHE_BYTES: Final = 16 * 2**20
 """For chunks of compressed arrays; neighbouring blocks share some."""
-_OUTLINE: Final = 4
-"""Names of a group that a message lists."""
 
 
 class Hdf5Options(Frozen):
@@ -48,8 +46,8 @@ class Hdf5Options(Frozen):
     layout: LayoutOption = Layout()
     """A name in `lamm.data.readers.layouts.LAYOUTS`, or what the file calls things."""
     splits: Literal["none", "official"] = "none"
-    """``official`` takes the splits of the layout's `split_groups`. Paper: only OC20, OC22, ODAC23
-    and HME21 keep theirs, the others are split 99/1, which ``none`` leads to."""
+    """``official`` takes the splits of the layout's `split_groups`. ``none`` leads to the paper's
+    99/1, of which only OC20, OC22 and ODAC23 are excepted (Sec. 3.1)."""
     leave_out: Path | None = None
     """A text file with a name of a group on each line; these groups are left out. A name that ends
     in ``-opt`` stands for the structures displaced from it too: QM7-X's ``DupMols.dat``."""
@@ -76,38 +74,42 @@ def read_hdf5(
     check_units(options.layout, header)
     reader = ArrayReader(path, options.layout, header, on_error, found or KeysFound())
     left_out = _left_out(options.leave_out)
-    number, group = 0, None
+    group: Hdf5Group | None = None
     with _opened(path) as file, _damage(path, lambda: group):
-        for parent, below, names in _families(file, options.layout, path):
-            if options.layout.one_per_group and number + len(names) <= start:
-                number += len(names)
-                continue
-            for own in names:
-                if stop is not None and number >= stop:
-                    return
-                if options.layout.one_per_group and number < start:
-                    number += 1
-                    continue
-                group = Hdf5Group(parent, below, own, is_small=options.layout.one_per_group)
-                size = 1 if options.layout.one_per_group else reader.size(group)
-                first, last = max(start - number, 0), size if stop is None else stop - number
-                number += size
-                if first >= size:
-                    continue
-                inner = _behind(group.path, options.layout)
-                naming = Naming(
-                    id=inner if options.layout.ids == "group" else f"{name}:{group.path}",
-                    origin=f"{name}:{group.path}",
-                )
-                if _is_left_out(own, left_out):
-                    reason = f"listed in {options.leave_out}"
-                    for record in range(first, min(last, size)):
-                        is_one = options.layout.one_per_group
-                        origin = naming.origin if is_one else f"{naming.origin}/{record}"
-                        yield SkippedRecord(origin, reason)
-                    continue
+        for group, first, last in _groups(file, path, reader, start, stop):
+            inner = path_behind(group.path, options.layout)
+            origin = f"{name}:{group.path}"
+            naming = Naming(inner if options.layout.ids == "group" else origin, origin)
+            if _is_left_out(group.path.rpartition("/")[2], left_out):
+                reason = f"listed in {options.leave_out}"
+                yield from reader.left_out(naming, range(first, last), reason)
+            else:
                 split = _official(file, inner, options) if options.splits == "official" else None
                 yield from reader.structures(group, naming, split, first, last)
+
+
+def _groups(
+    file: h5py.File, path: Path, reader: ArrayReader, start: int, stop: int | None
+) -> Iterator[tuple[Hdf5Group, int, int]]:
+    """The groups that hold records `start` to before `stop`, and which of their structures do."""
+    is_small = reader.layout.one_per_group
+    number = 0
+    for parent, below, names in families(file, reader.layout, path):
+        if is_small and number + len(names) <= start:
+            number += len(names)
+            continue
+        for own in names:
+            if stop is not None and number >= stop:
+                return
+            if is_small and number < start:
+                number += 1
+                continue
+            group = Hdf5Group(parent, below, own, is_small=is_small)
+            size = 1 if is_small else reader.size(group)
+            if number + size > start:
+                last = size if stop is None else min(stop - number, size)
+                yield group, max(start - number, 0), last
+            number += size
 
 
 def count_hdf5(path: str | Path, header: CardHeader) -> int | None:
@@ -124,12 +126,12 @@ def count_hdf5(path: str | Path, header: CardHeader) -> int | None:
     check_units(options.layout, header)
     reader = ArrayReader(path, options.layout, header, "skip", KeysFound())
     with _opened(path) as file, _damage(path, lambda: None):
-        families = _families(file, options.layout, path)
+        found = families(file, options.layout, path)
         if options.layout.one_per_group:
-            return sum(len(names) for _, _, names in families)
+            return sum(len(names) for _, _, names in found)
         return sum(
             reader.size(Hdf5Group(parent, below, own))
-            for parent, below, names in families
+            for parent, below, names in found
             for own in names
         )
 
@@ -187,99 +189,6 @@ class Hdf5Group:
         attributes = self.group[name].attrs
         unit = attributes.get("units", attributes.get("unit"))
         return unit.decode("utf-8", "replace") if isinstance(unit, bytes) else unit
-
-
-def _families(
-    file: h5py.File, layout: Layout, path: Path
-) -> Iterator[tuple[h5py.Group, str, list[str]]]:
-    """Groups that hold structures: the group above them, its path, and their names in it.
-
-    Raises:
-        DataError: there is none.
-    """
-    found_any = False
-    for pattern in layout.groups:
-        parts = [part for part in pattern.split("/") if part]
-        is_deep = parts[-1:] == ["**"]
-        if is_deep:
-            parts = parts[:-1]
-        for family in _matches(file, "", parts, are_groups=layout.one_per_group):
-            members = _deep(*family, layout.positions, set()) if is_deep else [family]
-            for member in members:
-                found_any = found_any or bool(member[2])
-                yield member
-    if not found_any:
-        raise DataError(
-            f"{path}: no group {' or '.join(repr(one) for one in layout.groups)}"
-            + (f" with {' or '.join(layout.positions)}" if "**" in "".join(layout.groups) else "")
-            + f"; the file has:\n{_outline(file)}\n"
-            "  Say where its structures are: `reader: {layout: {groups: ...}}` in the card."
-        )
-
-
-def _matches(
-    group: h5py.Group, below: str, parts: list[str], are_groups: bool
-) -> Iterator[tuple[h5py.Group, str, list[str]]]:
-    """Groups whose path matches a pattern that is cut at its slashes.
-
-    Args:
-        group: where the pattern begins.
-        below: path of that group.
-        parts: the pattern.
-        are_groups: whether whatever matches at the end is known to be a group.
-    """
-    if not parts:
-        yield group, below, [""]
-        return
-    first, *rest = parts
-    is_plain = not any(letter in first for letter in "*?[")
-    if is_plain:
-        names = [first] if first in group else []
-    else:
-        names = [name for name in group if first == "*" or fnmatchcase(name, first)]
-    if not rest:
-        if not is_plain and not are_groups:
-            names = [name for name in names if group.get(name, getclass=True) is h5py.Group]
-        yield group, below, names
-        return
-    for name in names:
-        inner = group.get(name)
-        if isinstance(inner, h5py.Group):
-            yield from _matches(inner, f"{below}/{name}".strip("/"), rest, are_groups)
-
-
-def _deep(
-    parent: h5py.Group,
-    below: str,
-    names: list[str],
-    positions: tuple[str, ...],
-    seen: set[tuple[int, int]],
-) -> Iterator[tuple[h5py.Group, str, list[str]]]:
-    """Groups with positions, at any depth; one that has several paths comes once."""
-    for name in names:
-        group = parent[name] if name else parent
-        if not isinstance(group, h5py.Group):
-            continue
-        info = h5py.h5o.get_info(group.id)
-        if (info.fileno, info.addr) in seen:
-            continue
-        seen.add((info.fileno, info.addr))
-        if any(one in group for one in positions):
-            yield parent, below, [name]
-        inner = [one for one in group if group.get(one, getclass=True) is h5py.Group]
-        yield from _deep(group, f"{below}/{name}".strip("/"), inner, positions, seen)
-
-
-def _behind(path: str, layout: Layout) -> str:
-    """A group's path behind the part that is the same for all: ``data/*/*`` leaves out ``data``."""
-    for pattern in layout.groups:
-        parts = [part for part in pattern.split("/") if part]
-        plain = 0
-        while plain < len(parts) and not any(letter in parts[plain] for letter in "*?["):
-            plain += 1
-        if path.split("/")[:plain] == parts[:plain]:
-            return "/".join(path.split("/")[plain:])
-    return path
 
 
 def _official(file: h5py.File, inner: str, options: Hdf5Options) -> str | None:
@@ -366,33 +275,11 @@ def _damage(path: Path, current: Callable[[], Hdf5Group | None]) -> Iterator[Non
     except (OSError, RuntimeError) as error:
         group = current()
         where = f", {group.title}" if group is not None else ""
+        if "not registered" in str(error) or "plugin" in str(error):
+            raise DataError(
+                f"{path}{where}: compressed in a way that h5py lacks ({error}).\n"
+                "  Rewrite the file with `h5repack -f GZIP=4 OLD NEW`."
+            ) from error
         raise DataError(
             f"{path}{where}: the HDF5 file is damaged ({error}). Fetch it again."
         ) from error
-
-
-def _outline(file: h5py.File) -> str:
-    """What a file has, two levels deep, for a message."""
-    lines = []
-    for name, item in _first(file):
-        lines.append(f"    {_described(name, item)}")
-        if isinstance(item, h5py.Group):
-            lines += [f"      {_described(below, inner)}" for below, inner in _first(item)]
-            if len(item) > _OUTLINE:
-                lines.append(f"      ... {len(item) - _OUTLINE:,} more")
-    if len(file) > _OUTLINE:
-        lines.append(f"    ... {len(file) - _OUTLINE:,} more")
-    return "\n".join(lines) or "    nothing"
-
-
-def _first(group: h5py.Group) -> Iterator[tuple[str, Any]]:
-    for number, name in enumerate(group):
-        if number == _OUTLINE:
-            return
-        yield name, group.get(name)
-
-
-def _described(name: str, item: Any) -> str:
-    if isinstance(item, h5py.Dataset):
-        return f"{name}: array {item.shape} of {item.dtype}"
-    return f"{name}/ ({len(item)} members)" if isinstance(item, h5py.Group) else f"{name}: a link"

@@ -155,7 +155,7 @@ def element_number(written: str, atom: int) -> int:
     number = _NUMBERS.get(symbol) or _NUMBERS.get(symbol.capitalize())
     if not number and not (symbol[:1].isalpha() or symbol == "*"):
         raise DataError(
-            f"atom {atom} has {symbol!r} where a symbol is expected; in SDF these are columns 32-34."
+            f"atom {atom} has {symbol!r} where a symbol is expected (columns 32-34 in SDF)."
         )
     if not number or number > MAX_ATOMIC_NUMBER:
         raise NoStructureError(

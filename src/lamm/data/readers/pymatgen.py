@@ -1,7 +1,7 @@
-"""JSON lists of pymatgen structures with their labels, as mlearn and the Materials Project publish.
+"""JSON lists of pymatgen structures with their labels, as of mlearn and the Materials Project.
 
-An entry holds the dictionary of a pymatgen ``Structure`` or ``Molecule`` and, anywhere beside it, the
-labels; a dotted key such as ``outputs.energy`` leads to one. pymatgen itself is not needed.
+An entry holds the dictionary of a pymatgen ``Structure`` or ``Molecule`` and, anywhere beside it,
+the labels; a dotted key such as ``outputs.energy`` leads to one. pymatgen itself is not needed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def at(entry: Any, dotted: str) -> Any:
 
 
 def dotted_keys(entry: Any, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
-    """Names in an entry, those of dictionaries within it with a dot, but not the structure's own."""
+    """Names in an entry, those of dictionaries within it with a dot; not the structure's own."""
     if not isinstance(entry, Mapping) or depth == 0 or "sites" in entry:
         return
     for key, value in entry.items():
