@@ -114,9 +114,13 @@ class ReferenceAccumulator:
                 self._num_waiting = 0
 
     def _folded(self) -> Float64[np.ndarray, "rows 120"]:
-        """The triangle with the waiting structures in it."""
+        """The triangle with the waiting structures in it; elements that none has take no work."""
         stacked = np.vstack((self._triangle, self._waiting[: self._num_waiting]))
-        return np.asarray(np.linalg.qr(stacked, mode="r"))
+        used = np.flatnonzero((stacked != 0).any(axis=0))
+        reduced = np.linalg.qr(stacked[:, used], mode="r")
+        triangle = np.zeros((len(reduced), stacked.shape[1]))
+        triangle[:, used] = reduced
+        return triangle
 
     def solve(self) -> ReferenceEnergies:
         """The energies per element so far.

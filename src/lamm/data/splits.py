@@ -20,6 +20,7 @@ SPELLINGS = {
     "testing": "test",
 }
 """How sources write the splits."""
+_ROWS = 1 << 16
 
 
 def hash_id(structure_id: str) -> int:
@@ -56,10 +57,14 @@ def assign_splits(
             f"val_fraction {val_fraction} and test_fraction {test_fraction}: expected shares of at "
             "least 0 that leave something for training."
         )
-    place = id_hash.astype(np.float64) / 2.0**64  # uniform in [0, 1]
-    by_hash = np.full(len(id_hash), TRAIN, dtype=np.uint8)
-    by_hash[place >= 1.0 - test_fraction] = TEST
-    by_hash[place < val_fraction] = VAL
-    if test_fraction == 0.0:
-        by_hash[by_hash == TEST] = TRAIN  # the one hash that rounds to 1
-    return np.where(source_split == NONE, by_hash, source_split)
+    split = source_split.copy()
+    for first in range(0, len(split), _ROWS):  # little memory, however many there are
+        part = slice(first, first + _ROWS)
+        place = id_hash[part].astype(np.float64) / 2.0**64  # uniform in [0, 1]
+        by_hash = np.full(len(place), TRAIN, dtype=np.uint8)
+        if test_fraction > 0.0:  # else even a hash that rounds to 1 is for training
+            by_hash[place >= 1.0 - test_fraction] = TEST
+        by_hash[place < val_fraction] = VAL
+        unsaid = split[part] == NONE
+        split[part][unsaid] = by_hash[unsaid]
+    return split

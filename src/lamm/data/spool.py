@@ -15,8 +15,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from lamm.data.cards import CardHeader
@@ -277,15 +278,18 @@ class Encoder:
         self.header = header
         self._count_edges = edge_counter(header)
         self._dtype: str | None = header.position_dtype
+        self._last: np.dtype[Any] | None = None
 
     def batches(self, structures: list[Structure]) -> Iterator[pa.RecordBatch]:
         """Batches of the structures, in their order."""
         for first in range(0, len(structures), _BATCH):
             batch = structures[first : first + _BATCH]
             for one in batch:
-                self._dtype = accept_precision(
-                    self._dtype, self.header, one.positions.dtype.name, one.origin
-                )
+                if one.positions.dtype is not self._last:
+                    self._last = one.positions.dtype
+                    self._dtype = accept_precision(
+                        self._dtype, self.header, self._last.name, one.origin
+                    )
             yield encode(batch, self._dtype or "float64", self._count_edges)
 
 

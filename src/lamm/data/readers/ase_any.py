@@ -243,7 +243,10 @@ def _format(path: Path, source: Path, options: AseOptions) -> str:
     if kind in _REFUSED:
         raise DataError(f"{source}: ASE's format '{kind}' is not read here. {_REFUSED[kind]}")
     if kind not in ioformats or not ioformats[kind].can_read:
-        raise DataError(f"{source}: ASE can't read the format '{kind}'.")
+        raise DataError(
+            f"{source}: ASE can't read the format '{kind}'.\n"
+            "  Name the right one with `reader: {format: ...}` in the card."
+        )
     return kind
 
 

@@ -40,6 +40,7 @@ _BITS: Final = np.array([1, 2, 4])
 _CHUNK: Final = 1 << 20
 _LONGEST_KEY: Final = 4096
 _KEY = re.compile(r'\s*[{,]\s*"([^"\\]*)"\s*:\s*')
+_OTHER = re.compile(r"\s*[^\s{},]")
 _END = re.compile(r"(?:\s*\{)?\s*\}")
 
 
@@ -132,9 +133,20 @@ class JsonRows:
 
     def records(self, first: int, last: int | None, step: int) -> Iterator[tuple[str, Load]]:
         """The rows that a slice means, each with the name that follows the file's."""
-        rows = (value for key, value in self._members() if key.isdecimal())
-        for number, row in islice(enumerate(rows), first, last, step):
+        for number, row in islice(enumerate(self._rows()), first, last, step):
             yield str(number), partial(_json_record, row)
+
+    def _rows(self) -> Iterator[Any]:
+        number = 0
+        for key, row in self._members():
+            if key.isdecimal():
+                yield row
+                number += 1
+        if not number:
+            raise DataError(
+                f"{self._path}: no rows in it, so that it is no database of ASE's.\n"
+                "  For pymatgen's structures there is the format `pymatgen`."
+            )
 
     def _members(self) -> Iterator[tuple[str, Any]]:
         with reading(self._path), self._path.open(encoding="utf-8") as file:
@@ -162,7 +174,7 @@ def json_members(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
                 continue
         elif _END.match(text, place):
             return
-        elif len(text) - place > _LONGEST_KEY:
+        elif len(text) - place > _LONGEST_KEY or _OTHER.match(text, place):
             raise DataError(
                 f"{path}: found {text[place : place + 40]!r}, expected a JSON object of rows as "
                 "ASE's databases are.\n  For lists of pymatgen's structures there is the format "
