@@ -144,8 +144,8 @@ def formats_command(
         if as_json:
             common.emit_json({"formats": {key: kind.as_dict() for key, kind in FORMATS.items()}})
             return
-        rows = [("format", "files", "what it reads")]
-        rows += [(key, " ".join(kind.suffixes), kind.describe) for key, kind in FORMATS.items()]
+        rows = [("format", "what it reads", "files")]
+        rows += [(key, kind.describe, kind.endings) for key, kind in FORMATS.items()]
         for line in aligned(rows, right=()):
             common.say(line)
         return
@@ -154,12 +154,13 @@ def formats_command(
         common.emit_json({"name": name, **kind.as_dict()})
         return
     common.say(f"{name}: {kind.describe}")
-    common.say(f"files: {', '.join(kind.suffixes)}")
+    common.say(f"files: {kind.endings or 'folders'}")
     if kind.header:
         common.say(f"settles by itself: {json.dumps(dict(kind.header), ensure_ascii=False)}")
     for option in kind.as_dict()["options"]:
         text = option["description"].replace("\n", " ")
-        common.say(f"reader.{option['name']} = {option['default']}: {text}")
+        default = json.dumps(option["default"], ensure_ascii=False)
+        common.say(f"reader.{option['name']} (default {default}): {text}")
 
 
 def _remarks(card: DatasetCard) -> Iterator[str]:
@@ -169,8 +170,8 @@ def _remarks(card: DatasetCard) -> Iterator[str]:
         yield f"  {card.skipped[0].record}: {card.skipped[0].reason}"
     if not card.num_train:
         yield (
-            "note: no structure is for training. Unless this is meant, `keys: {split: none}` in the "
-            "card ignores splits that the records name, and `split: null` one that it sets itself."
+            "note: no structure is for training. Unless that is meant: `keys: {split: none}` in the "
+            "card ignores the splits of the records, `split: null` those of files and folders."
         )
     if not card.labels and card.task != "denoising":
         yield "note: no label was found. Name its key under `keys` in the card, if there is one."

@@ -36,25 +36,6 @@ from lamm.data.readers.store import count_store, read_store
 __all__ = ["FORMATS", "Format", "KeysFound", "OnError", "Reader", "SkippedRecord"]
 
 FORMATS: dict[str, Format] = {
-    "ase": Format(
-        read_ase,
-        ASE_SUFFIXES,
-        "whatever ASE reads: .traj, databases, CIF, files of VASP and others, zips of CIFs",
-        options=AseOptions,
-        count=count_ase,
-    ),
-    "cif-csv": Format(
-        read_cif_csv,
-        CIF_CSV_SUFFIXES,
-        "tables with a crystal per row as CIF text: CDVAE's data sets",
-        options=CifCsvOptions,
-    ),
-    "pymatgen": Format(
-        read_pymatgen,
-        PYMATGEN_SUFFIXES,
-        "JSON of pymatgen's structures with labels: mlearn, the Materials Project",
-        options=PymatgenOptions,
-    ),
     "extxyz": Format(read_extxyz, EXTXYZ_SUFFIXES, "extended XYZ with any key names"),
     "hdf5": Format(
         read_hdf5,
@@ -115,6 +96,25 @@ FORMATS: dict[str, Format] = {
         SDF_SUFFIXES,
         "SDF with any data fields, such as PubChem3D's",
         options=SdfOptions,
+    ),
+    "ase": Format(
+        read_ase,
+        ASE_SUFFIXES,
+        "whatever ASE reads: .traj, databases, CIF, files of VASP and others, zips of CIFs",
+        options=AseOptions,
+        count=count_ase,
+    ),
+    "cif-csv": Format(
+        read_cif_csv,
+        CIF_CSV_SUFFIXES,
+        "tables with a crystal per row as CIF text: CDVAE's data sets",
+        options=CifCsvOptions,
+    ),
+    "pymatgen": Format(
+        read_pymatgen,
+        PYMATGEN_SUFFIXES,
+        "JSON of pymatgen's structures with labels: mlearn, the Materials Project",
+        options=PymatgenOptions,
     ),
     "store": Format(
         read_store,

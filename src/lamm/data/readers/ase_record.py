@@ -163,7 +163,7 @@ def ase_structure(
         fixed=_fixed(record, header.keys.fixed),
         id=_id(record, header.keys.id) or origin,
         origin=origin,
-        split=_split(record.values, header.keys.split),
+        split=split_of(record.values, header.keys.split),
     )
 
 
@@ -226,7 +226,12 @@ def _id(record: AseRecord, key: str | None) -> str | None:
     return None if own is None else str(own)
 
 
-def _split(values: Mapping[str, Any], key: str | None) -> str | None:
+def split_of(values: Mapping[str, Any], key: str | None) -> str | None:
+    """The split that a record says it is of, under the card's key or else under ``split``.
+
+    Raises:
+        DataError: it has no such key, or the value is no split.
+    """
     if key == IGNORED or (key is None and "split" not in values):
         return None
     text = str(_named(values, key or "split", "split"))

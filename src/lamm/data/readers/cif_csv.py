@@ -16,7 +16,7 @@ from ase.io import read
 from pydantic import Field
 
 from lamm.data.cards import CardHeader
-from lamm.data.readers.ase_record import refuse_disorder
+from lamm.data.readers.ase_record import refuse_disorder, split_of
 from lamm.data.readers.common import (
     IGNORED,
     KeysFound,
@@ -93,25 +93,44 @@ def _structure(
         )
     atoms = _atoms(row[options.cif])
     factors = header.units.factors()
-    energy = None
-    if header.labels is None or "energy" in header.labels:
-        promised = header.labels is not None or header.keys.energy is not None
-        usual = ("energy", _PER_ATOM)
-        key = choose_key("energy", header.keys.energy, usual, present, promised)
-        if key is not None and row[key]:
-            per_atom = key == _PER_ATOM if options.per_atom is None else options.per_atom
-            value = label_value("energy", key, row[key]) * factors["energy"]
-            energy = value * len(atoms) if per_atom else value
-            found.note("energy", key)
     return Structure(
         atomic_numbers=element_numbers(atoms.numbers),
         positions=atoms.positions * factors["length"],
         cell=atoms.cell.array * factors["length"],
         pbc=np.ones(3, dtype=bool),
-        energy=energy,
+        energy=_energy(row, len(atoms), header, options, found),
         id=_id(row, header.keys.id) or origin,
         origin=origin,
+        split=split_of({key: row[key] for key in present}, header.keys.split),
     )
+
+
+def _energy(
+    row: dict[str, str],
+    num_atoms: int,
+    header: CardHeader,
+    options: CifCsvOptions,
+    found: KeysFound,
+) -> float | None:
+    """The energy of the whole crystal in eV; None where the row has none.
+
+    Raises:
+        DataError: the card promises one, or another label, which a table doesn't have.
+    """
+    filled = [key for key in row if key and row[key]]
+    for label in header.labels or ():
+        if label != "energy":
+            raise DataError(f"such a table has no {label}. Leave '{label}' out of `labels`.")
+    if header.labels is not None and "energy" not in header.labels:
+        return None
+    promised = header.labels is not None or header.keys.energy is not None
+    key = choose_key("energy", header.keys.energy, ("energy", _PER_ATOM), filled, promised)
+    if key is None:
+        return None
+    energy: float = label_value("energy", key, row[key]) * header.units.factors()["energy"]
+    found.note("energy", key)
+    per_atom = key == _PER_ATOM if options.per_atom is None else options.per_atom
+    return energy * num_atoms if per_atom else energy
 
 
 def _atoms(text: str) -> Atoms:

@@ -15,6 +15,9 @@ from lamm.structure import Structure
 OnError: TypeAlias = Literal["stop", "skip"]
 
 
+_COMPRESSED = (".xz", ".gz", ".bz2")
+
+
 class Reader(Protocol):
     """What a format has to provide: a file to structures in eV and Å, one by one."""
 
@@ -80,6 +83,13 @@ class Format:
     folders: bool = False
     """Whether a source is a folder as a whole."""
 
+    @property
+    def endings(self) -> str:
+        """The suffixes in short: the kinds of compression once for all."""
+        plain = [one for one in self.suffixes if not one.endswith(_COMPRESSED)]
+        packed = [one for one in _COMPRESSED if any(name + one in self.suffixes for name in plain)]
+        return " ".join(plain) + (f" (and {', '.join(packed)})" if packed else "")
+
     def as_dict(self) -> dict[str, Any]:
         """What there is to know of the format, as JSON has it."""
         return {
@@ -89,9 +99,16 @@ class Format:
             "options": [
                 {
                     "name": name,
-                    "default": field.get_default(call_default_factory=True),
+                    "default": _plain(field.get_default(call_default_factory=True)),
                     "description": field.description or "",
                 }
                 for name, field in self.options.model_fields.items()
             ],
         }
+
+
+def _plain(value: Any) -> Any:
+    """A default as JSON has it; of options within options only what isn't their own default."""
+    if isinstance(value, Frozen):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    return list(value) if isinstance(value, tuple) else value

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lamm.data.cards import CardHeader
+from lamm.data.readers.ase_record import split_of
 from lamm.data.readers.common import (
     IGNORED,
     KeysFound,
@@ -44,6 +45,8 @@ USUAL_KEYS: Final = {
         "stress": ("stress",),
     }.items()
 }
+_SELECTIVE: Final = "selective_dynamics"
+"""Property of a site in POSCAR's sense: true along the axes that it may move along."""
 _DEPTH = 3
 """Dictionaries within dictionaries that keys are looked for in."""
 
@@ -140,49 +143,84 @@ def _structure(
             f"no structure at '{options.structure}'; the entry has: "
             f"{', '.join(present) or 'nothing'}.\n  Name it with `reader: {{structure: KEY}}`."
         )
-    wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
-    factors, values = header.units.factors(), {}
-    for label in wanted:
-        named = getattr(header.keys, label)
-        promised = header.labels is not None or named is not None
-        chosen = choose_key(label, named, USUAL_KEYS[label], present, promised)
-        if chosen is not None and at(entry, chosen) is not None:
-            values[label] = label_value(label, chosen, at(entry, chosen)) * factors[label]
-            found.note(label, chosen)
-    numbers, positions = _sites(described["sites"])
-    lattice = described.get("lattice")
-    periodic = _pbc(lattice)
+    factors, values = header.units.factors(), _labels(entry, header, present, found)
+    sites, lattice = described["sites"], described.get("lattice")
+    if not isinstance(sites, list) or not all(isinstance(site, dict) for site in sites):
+        raise DataError("the structure's 'sites' are no list of dictionaries.")
+    matrix = _matrix(lattice)
     return Structure(
-        atomic_numbers=element_numbers(numbers),
-        positions=positions * factors["length"],
-        cell=_matrix(lattice) * factors["length"],
-        pbc=periodic,
+        atomic_numbers=element_numbers(_elements(sites)),
+        positions=_positions(sites, matrix) * factors["length"],
+        cell=matrix * factors["length"],
+        pbc=_pbc(lattice),
         energy=values.get("energy"),
         forces=values.get("forces"),
         stress=values.get("stress"),
+        fixed=_fixed(sites, header.keys.fixed),
         id=_id(entry, header.keys.id, key) or origin,
         origin=origin,
+        split=split_of({name: at(entry, name) for name in present}, header.keys.split),
     )
 
 
-def _sites(sites: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Elements and positions; a site that several species share can't be an atom."""
-    numbers, positions = [], []
+def _labels(entry: Any, header: CardHeader, present: list[str], found: KeysFound) -> dict[str, Any]:
+    """The labels that the entry has or must have, in eV and Å."""
+    wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
+    factors = header.units.factors()
+    labels: dict[str, Any] = {}
+    # An empty value is no label.
+    filled = [name for name in present if at(entry, name) is not None]
+    for label in wanted:
+        named = getattr(header.keys, label)
+        promised = header.labels is not None or named is not None
+        key = choose_key(label, named, USUAL_KEYS[label], filled, promised)
+        if key is not None:
+            labels[label] = label_value(label, key, at(entry, key)) * factors[label]
+            found.note(label, key)
+    return labels
+
+
+def _elements(sites: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """(N,) elements; a site that several species share can't be an atom."""
+    numbers = []
     for place, site in enumerate(sites):
-        species = site.get("species", ())
-        if len(species) != 1 or species[0].get("occu") != 1:
+        species = site.get("species")
+        one = species[0] if isinstance(species, list) and len(species) == 1 else None
+        if not isinstance(one, dict) or one.get("occu") != 1:
             raise DataError(f"site {place}: found {species}, expected one fully occupied element.")
-        symbol = str(species[0].get("element"))
+        symbol = str(one.get("element"))
         if symbol not in atomic_numbers:
             raise DataError(f"site {place}: unknown element '{symbol}'.")
         numbers.append(atomic_numbers[symbol])
-        positions.append(site.get("xyz"))
+    return np.array(numbers, dtype=np.int64)
+
+
+def _positions(sites: list[dict[str, Any]], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 3) Cartesian positions; pymatgen can leave them out beside the fractional ones."""
+    is_cartesian = all("xyz" in site for site in sites)
+    rows = [site.get("xyz" if is_cartesian else "abc") for site in sites]
     try:
-        return np.array(numbers, dtype=np.int64), np.array(positions, dtype=np.float64).reshape(
-            -1, 3
-        )
+        positions = np.array(rows, dtype=np.float64).reshape(len(sites), 3)
     except (TypeError, ValueError):
-        raise DataError("the sites have no Cartesian positions ('xyz').") from None
+        raise DataError("the sites have no positions: neither 'xyz' nor 'abc'.") from None
+    return positions if is_cartesian else positions @ matrix
+
+
+def _fixed(sites: list[dict[str, Any]], key: str | None) -> NDArray[np.bool_] | None:
+    """(N,) atoms held along some axis by ``selective_dynamics``, or true in the card's property."""
+    if key == IGNORED:
+        return None
+    values = [(site.get("properties") or {}).get(key or _SELECTIVE) for site in sites]
+    if key is not None and any(value is None for value in values):
+        raise DataError(f"sites without the property '{key}', which `keys.fixed` names.")
+    held: NDArray[np.bool_] = np.array(
+        [
+            value is not None and bool(value if key is not None else not np.all(value))
+            for value in values
+        ],
+        dtype=bool,
+    )
+    return held if held.any() else None
 
 
 def _matrix(lattice: Any) -> NDArray[np.float64]:
