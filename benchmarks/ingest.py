@@ -4,8 +4,8 @@ usage: python benchmarks/ingest.py [--structures N] [--rounds R] [--workers W ..
 
 Writes ``benchmarks/results/ingest.json``. The sources are made up, of the sizes of OC20 and of
 Transition1x, four files a format. *Bare* is what a user would otherwise read them with: ASE for
-extended XYZ, lmdb and pickle for pickled tensors, h5py for HDF5; it keeps nothing. *Ingestion* reads,
-checks, converts, counts edges, fits references and writes the store, with all checksums.
+extended XYZ, lmdb and pickle for pickled tensors, h5py for HDF5; it keeps nothing. *Ingestion* is
+all of it: read, check, convert, count edges, fit references, write the store with its checksums.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,12 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--to", type=Path, default=ROOT / "benchmarks/results/ingest.json")
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure:
-        format_name, folder, workers = options.measure
-        sys.stdout.write(json.dumps(measure(format_name, Path(folder), int(workers))))
-        return
     with tempfile.TemporaryDirectory(prefix="lamm-ingest-") as temporary:
         folder = Path(temporary)
         cases = make_sources(folder, options.structures)
@@ -103,16 +96,28 @@ def make_sources(folder: Path, count: int) -> list[Case]:
     layout = CardHeader.model_validate({"reader": {"layout": "transition1x"}})
     return [
         Case("extxyz", CardHeader(), bare_extxyz, count),
-        Case("oc-lmdb", HEADERS["oc-lmdb"], bare_lmdb, count),
+        Case("oc-lmdb", CardHeader(task="S2EF-Total"), bare_lmdb, count),
         Case("hdf5", layout, bare_hdf5, count * MOLECULES),
     ]
 
 
-HEADERS = {
-    "extxyz": CardHeader(),
-    "oc-lmdb": CardHeader(task="S2EF-Total"),
-    "hdf5": CardHeader.model_validate({"reader": {"layout": "transition1x"}}),
-}
+MEASURE = """
+import json, resource, sys, time
+from pathlib import Path
+from lamm.data.cards import CardHeader
+from lamm.data.ingest import ingest
+format_name, folder, workers, header = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+begin = time.perf_counter()
+ingest(
+    format_name, [folder / format_name], folder / "store", CardHeader.model_validate_json(header),
+    workers=workers,
+)
+seconds = time.perf_counter() - begin
+kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+peak = max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024
+print(json.dumps({"seconds": seconds, "peak_mib": peak}))
+"""
+"""An ingestion in a process of its own: seconds, and MiB of the largest process."""
 
 
 def write_lmdb(path: Path, structures: list[Structure]) -> None:
@@ -213,9 +218,9 @@ def by_workers(case: Case, folder: Path, workers: list[int], rounds: int) -> dic
     found: dict[int, list[dict[str, float]]] = {count: [] for count in workers}
     for _ in range(rounds):
         for count in workers:
-            words = ("--measure", case.format, str(folder), str(count))
+            words = (case.format, str(folder), str(count), case.header.model_dump_json())
             done = subprocess.run(
-                [sys.executable, __file__, *words], check=True, capture_output=True, text=True
+                [sys.executable, "-c", MEASURE, *words], check=True, capture_output=True, text=True
             )
             found[count].append(json.loads(done.stdout))
             shutil.rmtree(folder / "store")
@@ -226,24 +231,6 @@ def by_workers(case: Case, folder: Path, workers: list[int], rounds: int) -> dic
         }
         for count, rows in found.items()
     }
-
-
-def measure(format_name: str, folder: Path, workers: int) -> dict[str, float]:
-    """One ingestion: seconds, and MiB of the largest process."""
-    begin = time.perf_counter()
-    ingest(
-        format_name,
-        [folder / format_name],
-        folder / "store",
-        HEADERS[format_name],
-        workers=workers,
-    )
-    seconds = time.perf_counter() - begin
-    peaks = [
-        resource.getrusage(who).ru_maxrss / 1024
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    ]
-    return {"seconds": seconds, "peak_mib": max(peaks)}
 
 
 if __name__ == "__main__":

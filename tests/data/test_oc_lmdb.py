@@ -154,7 +154,7 @@ def test_a_compressed_value_that_is_cut_short_or_no_pickle_is_a_data_error(tmp_p
     with pytest.raises(DataError, match=r"record 0 .*cut short"):
         read(write_lmdb(tmp_path / "cut.lmdb", [cut]))
     json = zlib.compress(b'{"numbers": [1]}')
-    with pytest.raises(DataError, match="format 'ase-lmdb'"):
+    with pytest.raises(DataError, match="format 'aselmdb'"):
         read(write_lmdb(tmp_path / "json.lmdb", [json]))
 
 

@@ -1,4 +1,4 @@
-"""JSON of pymatgen's structures becomes structures, with labels found wherever an entry has them."""
+"""JSON of pymatgen's structures becomes ours, with labels found wherever an entry has them."""
 
 import bz2
 import gzip

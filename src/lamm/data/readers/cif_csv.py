@@ -76,7 +76,10 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     csv.field_size_limit(_LONGEST_FIELD)
     with reading(path), open_text(path) as file:
         try:
-            yield from csv.DictReader(file)
+            table = csv.DictReader(file)
+            if not table.fieldnames:
+                raise DataError(f"{path}: an empty file, expected a line of column names.")
+            yield from table
         except csv.Error as error:
             raise DataError(f"{path}: not a table of comma-separated values ({error}).") from error
 

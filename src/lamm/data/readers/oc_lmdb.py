@@ -174,7 +174,7 @@ def _inflated(value: bytes) -> bytes:
     if inflated.startswith(b"{"):
         raise DataError(
             "the record is JSON, as ASE writes it, expected a pickle. Read the file with the "
-            "format 'ase-lmdb'."
+            "format 'aselmdb'."
         )
     return inflated
 
