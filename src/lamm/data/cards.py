@@ -162,6 +162,8 @@ class DatasetCard(CardHeader):
     task: Task
     labels: tuple[Label, ...]
     """Labels that at least one structure has."""
+    labels_chosen: bool = False
+    """Whether the header named the labels, so that others were left out on purpose."""
     periodic: bool | None = None
     """None where some are and some are not."""
     position_dtype: Literal["float32", "float64"]

@@ -287,6 +287,7 @@ class StoreWriter:
             **header.model_dump(),
             **totals,
             "name": header.name or self.path.name,
+            "labels_chosen": header.labels is not None,
             "task": header.task or ("S2EF-Total" if totals["labels"] else "denoising"),
             "position_dtype": self._position_dtype,
             "lamm_version": __version__,

@@ -31,6 +31,8 @@ SMALL_EV_PER_ATOM = 0.35
 UNEXPLAINED = 0.7
 """Share of the energies' variance that references explain at most where energies don't scale with
 the atoms; sound totals of several compositions have 0.8 or more."""
+ROWS_PER_ELEMENT = 3
+"""Structures for each element, fewer than which fit almost any energies."""
 PER_ATOM_GAIN = 0.6
 """Energies per atom follow the shares of the elements this much better than their counts; totals
 never do (0.75 or more where sizes vary)."""
@@ -53,7 +55,8 @@ class EnergyFit:
     explained: float
     """Share of the variance, robustly; 0 for a single composition."""
     by_shares: float
-    """Spread of a fit to the shares of the elements over that of the fit to their counts."""
+    """Spread of a fit to the shares of the elements over that of the fit to their counts; 1 where
+    there are too few structures to tell."""
     all_electron: NDArray[np.float64]
     """Energies over those of free atoms."""
     paw: NDArray[np.float64]
@@ -92,11 +95,19 @@ def fit_energies(store: Store) -> EnergyFit | None:
         spread_per_atom=spread(per_atom),
         centre_per_atom=float(np.median(per_atom)),
         explained=max(0.0, 1 - (spread(residuals) / total) ** 2) if total > 0 else 0.0,
-        by_shares=spread(of_shares) / max(spread(residuals), 1e-12),
+        by_shares=_better_by_shares(of_shares, residuals, int(known.sum())),
         all_electron=energies / (counts @ ALL_ELECTRON[: counts.shape[1]]),
         paw=energies / np.minimum(counts @ PAW[: counts.shape[1]], -1e-3),
         num_compositions=len(np.unique(counts, axis=0)),
     )
+
+
+def _better_by_shares(
+    of_shares: NDArray[np.float64], of_counts: NDArray[np.float64], num_elements: int
+) -> float:
+    if len(of_counts) < ROWS_PER_ELEMENT * num_elements:
+        return 1.0
+    return spread(of_shares) / max(spread(of_counts), 1e-12)
 
 
 def spread(values: NDArray[np.float64]) -> float:

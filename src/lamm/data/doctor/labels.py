@@ -65,9 +65,11 @@ def _unused(name: str, card: DatasetCard) -> Iterator[Finding]:
         if kind is not None:
             unused.setdefault(kind, []).append(key)
     denoising = card.task == "denoising" or not any(card.label_counts.values())
+    is_relaxed = card.task in ("IS2RE", "IS2RE-Total")
     for label, keys in unused.items():
         has = card.label_counts.get(label, 0) > 0  # type: ignore[call-overload]
-        if has:
+        on_purpose = card.labels_chosen or (is_relaxed and label != "energy")
+        if has or on_purpose:
             severity = Severity.note
         elif label == "stress" or denoising:
             severity = Severity.warning
@@ -78,6 +80,10 @@ def _unused(name: str, card: DatasetCard) -> Iterator[Finding]:
             title = f"the source also has {listed}; {label} is '{card.keys_found.get(label, '?')}'"
             meaning = "Another theory, another convention, or a part of the energy."
             advice = f"Set `keys.{label}` in the card, if another one is meant."
+        elif on_purpose:
+            title = f"there is no {label} label, and the source has {listed}"
+            meaning = "The card leaves it out: it names other labels, or energies after relaxation."
+            advice = f"If it is meant to be a label, add '{label}' to `labels` in the card."
         else:
             title = f"there is no {label} label, and the source has {listed}"
             meaning = "A label under an unusual name was left behind, and nothing else says so."

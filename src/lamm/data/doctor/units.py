@@ -51,7 +51,7 @@ PAW_SPREAD, PAW_RANGE, PAW_OFF = 2.0, (0.5, 2.0), 0.4
 sets); the range of the median (0.85 to 1.24); and the logarithm of what is left of a factor."""
 PER_ATOM_SHARES, SIZES_DIFFER = 0.6, 1.3
 """See `PER_ATOM_GAIN`; sizes (95 % over 5 %) must differ for it to be told."""
-FORCE_RANGE = (1e-3, 100.0)
+FORCE_RANGE = (2e-3, 30.0)
 """eV/Å, root mean square; relaxed sets have 0.03, collisions 10."""
 
 
