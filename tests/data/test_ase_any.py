@@ -390,8 +390,22 @@ def test_the_card_may_name_the_format(tmp_path: Path):
     ase.io.write(tmp_path / "structure.in.1", bulk("Cu"), format="vasp")
     (one,) = structures(tmp_path / "structure.in.1", reader={"format": "vasp"})
     agree(one, ase.io.read(tmp_path / "structure.in.1", format="vasp"))
+    with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
+        archive.write(tmp_path / "structure.in.1", "1")
+    (member,) = structures(tmp_path / "made.zip", reader={"format": "vasp"})
+    np.testing.assert_array_equal(member.positions, one.positions)
     with pytest.raises(ConfigError, match="Did you mean 'vasp'"):
         structures(tmp_path / "structure.in.1", reader={"format": "vaps"})
+
+
+@pytest.mark.parametrize("name", ["postgres.traj", "mysql.traj", "a@1.traj", "b.traj@0"])
+def test_a_file_is_a_file_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    ase.io.write(tmp_path / "made.traj", [labelled(0), labelled(1)])
+    (tmp_path / "made.traj").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert [one.origin for one in structures(Path(name))] == [f"{name}:0", f"{name}:1"]
 
 
 @pytest.mark.parametrize("index", ["::-1", "energy", "1,2", ""])

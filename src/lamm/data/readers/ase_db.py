@@ -48,18 +48,19 @@ class SqliteRows:
     """The rows of a SQLite database, in the order of their ids.
 
     Args:
-        path: the file.
+        path: the file, not compressed.
+        source: what the user calls it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with reading(path), path.open("rb"):
+    def __init__(self, path: Path, source: Path) -> None:
+        self._path, self._source = path, source
+        with reading(source), path.open("rb"):
             pass
         with self._open() as database:
             tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
             if "systems" not in tables:
                 raise DataError(
-                    f"{path}: a SQLite database without the table 'systems': not one of ASE's."
+                    f"{source}: a SQLite database without the table 'systems': not one of ASE's."
                 )
             facts = {}
             if "information" in tables:
@@ -68,13 +69,13 @@ class SqliteRows:
             version = int(facts.get("version", 1))
             if version < _OLDEST or not columns.issuperset(_COLUMNS):
                 raise DataError(
-                    f"{path}: a database of ASE's version {version}, expected {_OLDEST} or later.\n"
-                    f"  Convert it: python -m ase.db.convert {path.name}"
+                    f"{source}: a database of ASE's version {version}, expected {_OLDEST} to 9.\n"
+                    f"  Convert it: python -m ase.db.convert {source.name}"
                 )
             counted = database.execute("SELECT COUNT(*), MIN(id), MAX(id) FROM systems").fetchone()
         self.size: int | None = counted[0]
         self._first, self._last = counted[1] or 0, counted[2] or 0
-        self._metadata: dict[str, Any] = _json(facts.get("metadata", "{}"), path)
+        self._metadata: dict[str, Any] = _json(facts.get("metadata", "{}"), source)
 
     def metadata(self) -> dict[str, Any]:
         """What the database says of itself."""
@@ -109,7 +110,7 @@ class SqliteRows:
                 yield database
         except sqlite3.Error as error:
             raise DataError(
-                f"{self._path}: can't be read as a SQLite database ({error}). Fetch it again, "
+                f"{self._source}: can't be read as a SQLite database ({error}). Fetch it again, "
                 "or name its format with `reader: {format: ...}` if it is none."
             ) from error
 
@@ -118,13 +119,14 @@ class JsonRows:
     """The rows of a JSON database, in the order of the file.
 
     Args:
-        path: the file.
+        path: the file, not compressed.
+        source: what the user calls it.
     """
 
     size: int | None = None
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, source: Path) -> None:
+        self._path, self._source = path, source
 
     def metadata(self) -> dict[str, Any]:
         """What the database says of itself, at its end."""
@@ -144,13 +146,13 @@ class JsonRows:
                 number += 1
         if not number:
             raise DataError(
-                f"{self._path}: no rows in it, so that it is no database of ASE's.\n"
+                f"{self._source}: no rows in it, so that it is no database of ASE's.\n"
                 "  For pymatgen's structures there is the format `pymatgen`."
             )
 
     def _members(self) -> Iterator[tuple[str, Any]]:
-        with reading(self._path), self._path.open(encoding="utf-8") as file:
-            yield from json_members(file, self._path)
+        with reading(self._source), self._path.open(encoding="utf-8") as file:
+            yield from json_members(file, self._source)
 
 
 def json_members(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:

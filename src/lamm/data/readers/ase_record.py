@@ -72,13 +72,19 @@ def merged(*places: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def record_of_atoms(atoms: Atoms) -> AseRecord:
+def record_of_atoms(atoms: Atoms, results: Mapping[str, Any] | None = None) -> AseRecord:
     """The record of an `ase.Atoms`; forces are as the calculator gave them, not constrained.
+
+    Args:
+        atoms: the atoms.
+        results: what a calculator gave; those of the atoms' own where left out.
 
     Raises:
         DataError: sites are shared or partly empty.
     """
     refuse_disorder(atoms)
+    if results is None:
+        results = getattr(atoms.calc, "results", {})
     info = dict(atoms.info)
     nested = [info.pop(key) for key in ("key_value_pairs", "data") if _is_mapping(info.get(key))]
     arrays = {key: array for key, array in atoms.arrays.items() if key not in _OWN_ARRAYS}
@@ -90,7 +96,7 @@ def record_of_atoms(atoms: Atoms) -> AseRecord:
         held=held(
             [one.todict() for one in atoms.constraints if hasattr(one, "todict")], len(atoms)
         ),
-        values=merged(getattr(atoms.calc, "results", {}), info, arrays, *nested),
+        values=merged(results, info, arrays, *nested),
     )
 
 
@@ -134,6 +140,7 @@ def ase_structure(
     header: CardHeader,
     origin: str,
     found: KeysFound,
+    factors: Mapping[str, float],
     metadata: Metadata = NO_METADATA,
 ) -> Structure:
     """The structure of a record, in eV and Å.
@@ -143,6 +150,7 @@ def ase_structure(
         header: labels that are promised, keys, units.
         origin: what it is called where it doesn't say so itself.
         found: is told what it calls the labels.
+        factors: those of the card's units.
         metadata: units to compare the card's with, and references to add to the energy.
 
     Raises:
@@ -150,8 +158,9 @@ def ase_structure(
         ConfigError: the card's units are not the source's.
     """
     found.see(record.values)
-    values, factors = _labels(record, header, found, metadata), header.units.factors()
-    check_unit("positions", "positions", metadata.units.get("positions"), header)
+    values = _labels(record, header, found, factors, metadata)
+    if "positions" in metadata.units:
+        check_unit("positions", "positions", metadata.units["positions"], header)
     return Structure(
         atomic_numbers=element_numbers(record.numbers),
         positions=record.positions * factors["length"],
@@ -168,11 +177,14 @@ def ase_structure(
 
 
 def _labels(
-    record: AseRecord, header: CardHeader, found: KeysFound, metadata: Metadata
+    record: AseRecord,
+    header: CardHeader,
+    found: KeysFound,
+    factors: Mapping[str, float],
+    metadata: Metadata,
 ) -> dict[str, Any]:
     """The labels that the record has or must have, in eV and Å."""
     wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
-    factors = header.units.factors()
     labels: dict[str, Any] = {}
     for label in wanted:
         named = getattr(header.keys, label)
@@ -181,7 +193,8 @@ def _labels(
         if key is None:
             continue
         value = label_value(label, key, record.values[key])
-        check_unit(label, key, metadata.units.get(key), header)
+        if key in metadata.units:
+            check_unit(label, key, metadata.units[key], header)
         if label == "energy" and metadata.references:
             value += _references(record.numbers, key, metadata.references)
         labels[label] = value * factors[label]
