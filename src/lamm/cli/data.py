@@ -170,8 +170,8 @@ def _remarks(card: DatasetCard) -> Iterator[str]:
         yield f"  {card.skipped[0].record}: {card.skipped[0].reason}"
     if not card.num_train:
         yield (
-            "note: no structure is for training. Unless that is meant: `keys: {split: none}` in the "
-            "card ignores the splits of the records, `split: null` those of files and folders."
+            "note: no structure is for training. Unless that is meant: `keys: {split: none}` in "
+            "the card ignores splits of the records, `split: null` those of files and folders."
         )
     if not card.labels and card.task != "denoising":
         yield "note: no label was found. Name its key under `keys` in the card, if there is one."

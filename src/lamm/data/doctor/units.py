@@ -52,7 +52,7 @@ sets); the range of the median (0.85 to 1.24); and the logarithm of what is left
 PER_ATOM_SHARES, SIZES_DIFFER = 0.6, 1.3
 """See `PER_ATOM_GAIN`; sizes (95 % over 5 %) must differ for it to be told."""
 FORCE_RANGE = (2e-3, 20.0)
-"""eV/Å, root mean square; relaxed sets have 0.03, the largest stresses of the Materials Project 9."""
+"""eV/Å, root mean square; relaxed sets have 0.03, those of the highest stresses 9."""
 
 
 @dataclass(frozen=True)
