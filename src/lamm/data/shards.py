@@ -8,7 +8,6 @@ Nothing that grows with the store is kept in memory.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,8 @@ from lamm.errors import DataError
 
 INDEX = "index.arrow"
 _LOG = "shards.jsonl"
-_WORK = "work"
+WORK = "work"
+"""Folder of what isn't part of the finished store."""
 
 
 class Shards:
@@ -42,8 +42,7 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.work = folder / _WORK
-        """What isn't part of the finished store."""
+        self.work = folder / WORK
         self.records: list[FileRecord] = []
         self.num_rows = 0
         self.totals = Totals()
@@ -156,10 +155,6 @@ class Shards:
         path = self.folder / INDEX
         write_batch(path, pa.RecordBatch.from_arrays(arrays, schema=INDEX_SCHEMA))
         return file_record(path, self.num_rows)
-
-    def clear_work(self) -> None:
-        """Remove all that isn't part of the store."""
-        shutil.rmtree(self.work, ignore_errors=True)
 
     def _index_part(self, number: int) -> Path:
         return self.work / f"index-{number:05d}.arrow"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lamm.data.shards import WORK
 from lamm.errors import StoreError
 from lamm.files import write_json
 
@@ -29,7 +30,7 @@ class Staging(NamedTuple):
     @property
     def spool(self) -> Path:
         """Where what has been read lies."""
-        return self.folder / "work" / "spool"
+        return self.folder / WORK / "spool"
 
 
 def unfinished(to: Path) -> Path:
@@ -77,7 +78,7 @@ def _lock(handle: int, to: Path) -> None:
 
 def _take(folder: Path, to: Path, job: Mapping[str, Any], restart: bool) -> int:
     """Number of this run; clears the folder where nothing in it can be used."""
-    path = folder / "work" / _JOB
+    path = folder / WORK / _JOB
     earlier = None if restart else _read(path)
     if earlier is None:
         for inner in folder.iterdir():

@@ -31,7 +31,7 @@ from lamm.data.columns import (
     position_precision,
     store_schema,
 )
-from lamm.data.shards import INDEX, Shards
+from lamm.data.shards import INDEX, WORK, Shards
 from lamm.data.sources import file_sha256
 from lamm.errors import DataError, LaMMError, StoreError
 from lamm.files import beside, sync, write_json
@@ -267,7 +267,6 @@ class StoreWriter:
             )
         card = self._make_card(self._shards.join_index())
         write_json(self.folder / CARD, card.model_dump(mode="json"))
-        self._shards.clear_work()
         for path in self.folder.iterdir():
             sync(path)
         sync(self.folder)
@@ -278,6 +277,7 @@ class StoreWriter:
                 f"{self.path}: something appeared at this path while the store was written "
                 f"({error}).\n  Remove it and write the store again."
             ) from error
+        shutil.rmtree(self.path / WORK)  # last: up to here a run that is killed can be gone on with
         sync(self.path.parent)
         self._card = card
 
