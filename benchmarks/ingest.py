@@ -53,7 +53,7 @@ class Case(NamedTuple):
 def main() -> None:
     """Make sources, measure, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--structures", type=int, default=2000, help="slabs of a format")
+    parser.add_argument("--structures", type=int, default=8000, help="slabs of a format")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--to", type=Path, default=ROOT / "benchmarks/results/ingest.json")

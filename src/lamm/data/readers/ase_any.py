@@ -17,8 +17,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from ase.io.formats import ioformats
-from ase.utils import string2index
 from pydantic import field_validator
 
 from lamm.data.cards import CardHeader
@@ -69,6 +67,8 @@ class AseOptions(Frozen):
     @field_validator("format")
     @classmethod
     def _known(cls, name: str | None) -> str | None:
+        from ase.io.formats import ioformats
+
         if name is not None and name not in ioformats:
             raise ValueError(f"ASE has no format '{name}'. {nearest_names(name, ioformats)}")
         return name
@@ -91,6 +91,8 @@ def index_slice(text: str) -> slice:
     Raises:
         ValueError: it is none.
     """
+    from ase.utils import string2index
+
     index = string2index(text)
     if isinstance(index, int):
         return slice(index, index + 1 or None)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 import numpy as np
-from ase.db.core import bytes_to_object
 from numpy.typing import NDArray
 
 from lamm.data.readers.ase_record import AseRecord, Metadata, held, merged
@@ -228,6 +227,8 @@ def schnetpack_metadata(metadata: Mapping[str, Any], with_references: bool, path
 
 def _sqlite_record(row: tuple[Any, ...]) -> AseRecord:
     """A row of the table."""
+    from ase.db.core import bytes_to_object
+
     values = dict(zip(_COLUMNS, row, strict=True))
     try:
         numbers = _array(values["numbers"], "<i4")

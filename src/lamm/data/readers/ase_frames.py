@@ -15,18 +15,15 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Protocol, TypeVar
-
-from ase import Atoms
-from ase.calculators.calculator import all_properties
-from ase.io import iread
-from ase.io.formats import UnknownFileTypeError, filetype, ioformats
-from ase.io.trajectory import TrajectoryReader, read_atoms
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from lamm.data.readers.ase_db import JsonRows, Load, SqliteRows
 from lamm.data.readers.ase_record import record_of_atoms
 from lamm.data.readers.common import reading
 from lamm.errors import DataError
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 _REFUSED: Final = {
     "xyz": "Use the format `extxyz`.",
@@ -83,6 +80,8 @@ def open_frames(path: Path, source: Path, named: str | None, stack: ExitStack) -
 
 def _format(path: Path, source: Path, named: str | None) -> str:
     """ASE's name of a file's format."""
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+
     kind = named
     if kind is None:
         try:
@@ -117,6 +116,8 @@ class TrajFrames:
     """
 
     def __init__(self, path: Path, source: Path, stack: ExitStack) -> None:
+        from ase.io.trajectory import TrajectoryReader
+
         opened = _tried(f"{source}: can't be read as a .traj", partial(TrajectoryReader, str(path)))
         self._file = stack.enter_context(opened)
         self.size: int | None = len(opened)
@@ -131,6 +132,9 @@ class TrajFrames:
 
     def _frame(self, number: int) -> tuple[Atoms, dict[str, Any]]:
         """Atoms and results, without the calculator that ASE would copy the atoms into."""
+        from ase.calculators.calculator import all_properties
+        from ase.io.trajectory import read_atoms
+
         file = self._file
         frame = file.backend[number]
         is_whole = "numbers" in frame  # what is the same in all frames stands in the first alone
@@ -167,6 +171,8 @@ class TextFrames:
         Raises:
             DataError: ASE can't read on, or there is none.
         """
+        from ase.io import iread
+
         frames = iread(str(self._path), ":", format=self._kind, do_not_split_by_at_sign=True)
         number = 0
         while True:

@@ -7,10 +7,9 @@ per-atom arrays, key-value pairs, and ``data``. `AseRecord` has all of them unde
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from ase import Atoms
 from numpy.typing import NDArray
 
 from lamm.data.cards import CardHeader
@@ -26,6 +25,9 @@ from lamm.data.readers.layouts import check_unit
 from lamm.data.splits import SPELLINGS
 from lamm.errors import DataError, nearest_names
 from lamm.structure import Structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 _HOLDING: Final = ("FixAtoms", "FixCartesian", "FixScaled", "FixedPlane", "FixedLine")
 """Constraints that hold atoms still, along some axis at least; others keep a distance or so."""

@@ -16,27 +16,17 @@ from typing import Any, Final, Literal
 
 import lmdb
 import numpy as np
-from numpy.typing import NDArray
 
 from lamm.data.cards import CardHeader
-from lamm.data.readers.common import (
-    IGNORED,
-    KeysFound,
-    SkippedRecord,
-    checked,
-    choose_key,
-    element_numbers,
-    label_value,
-)
-from lamm.data.readers.extxyz import USUAL_KEYS
+from lamm.data.readers.ase_record import AseRecord, ase_structure, held, merged
+from lamm.data.readers.common import KeysFound, SkippedRecord, checked
 from lamm.data.readers.lmdb_records import lmdb_transaction
-from lamm.data.splits import SPELLINGS
-from lamm.errors import DataError, nearest_names
+from lamm.errors import DataError
 from lamm.structure import Structure
 
 SUFFIXES: Final = (".aselmdb",)
 _NESTED = ("key_value_pairs", "data")
-_NOT_LABELS = ("numbers", "positions", "cell", "pbc", "constraints", "unique_id", "ctime", "mtime")
+_NOT_VALUES = ("numbers", "positions", "cell", "pbc", "constraints", "ctime", "mtime")
 _MAX_ROW_BYTES: Final = 1 << 28
 
 
@@ -77,26 +67,26 @@ def read_aselmdb(
 ) -> Iterator[Structure | SkippedRecord]:
     """Read the rows of a database, in eV and Å; see `Reader` in `format.py`.
 
-    Labels are looked for in the row, in its key-value pairs and in its data. A structure is named
-    by the row's ``unique_id``, unless the card names another key.
+    Labels are looked for in the row, in its key-value pairs and in its data; the first of these
+    that has the name counts. Ids are, where `keys.id` doesn't say, an ``id`` among these, or the
+    row's ``unique_id``.
 
     Raises:
         DataError: a row can't become a structure, or the file can't be read.
     """
     path, found = Path(path), found or KeysFound()
-    name = name or path.name
+    name, factors = name or path.name, header.units.factors()
+
+    def build(value: bytes | None, origin: str) -> Structure:
+        return ase_structure(_record(_row(value)), header, origin, found, factors)
+
     with lmdb_transaction(path) as transaction:
         ids = _ids(transaction, path)
         records = (
             (f"row {ids[number]}", f"{name}:{number}", transaction.get(b"%d" % ids[number]))
             for number in range(len(ids))[start:stop]
         )
-        yield from checked(
-            path,
-            records,
-            lambda value, origin: _structure(_row(value), header, origin, found),
-            on_error,
-        )
+        yield from checked(path, records, build, on_error)
 
 
 def count_aselmdb(path: str | Path, header: CardHeader) -> int:
@@ -122,7 +112,7 @@ def _ids(transaction: lmdb.Transaction, path: Path) -> RowIds:
         raise DataError(f"{path}: its ids can't be read ({error}). Fetch it again.") from error
 
 
-def _json(value: bytes | memoryview) -> Any:
+def _json(value: bytes) -> Any:
     stream = zlib.decompressobj()
     text = stream.decompress(value, _MAX_ROW_BYTES)
     if stream.unconsumed_tail:
@@ -132,7 +122,7 @@ def _json(value: bytes | memoryview) -> Any:
     return json.loads(text)
 
 
-def _row(value: bytes | memoryview | None) -> dict[str, Any]:
+def _row(value: bytes | None) -> dict[str, Any]:
     if value is None:
         raise DataError("the row is missing, and isn't among the deleted ones.")
     try:
@@ -144,61 +134,60 @@ def _row(value: bytes | memoryview | None) -> dict[str, Any]:
     return row
 
 
-def _structure(row: dict[str, Any], header: CardHeader, origin: str, found: KeysFound) -> Structure:
-    numbers, positions = _array(row, "numbers"), _array(row, "positions")
-    if numbers is None or positions is None:
+class _Values(Mapping[str, Any]):
+    """What a row has besides its atoms, by name; an array is made when it is asked for.
+
+    Rows of OMol25 have dozens of arrays, of which two are labels.
+
+    Args:
+        row: a row of the database.
+    """
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        own = {key: row[key] for key in row if key not in (*_NESTED, *_NOT_VALUES)}
+        places = [own, *(row[key] for key in _NESTED if isinstance(row.get(key), Mapping))]
+        self._values = merged(*places)
+
+    def __getitem__(self, key: str) -> Any:
+        return _plain(self._values[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def _record(row: Mapping[str, Any]) -> AseRecord:
+    """The atoms of a row, and its values.
+
+    Raises:
+        DataError: it has no atoms, or what it has for them is damaged.
+    """
+    if row.get("numbers") is None or row.get("positions") is None:
         raise DataError(f"no numbers and positions; the row has: {', '.join(row) or 'nothing'}.")
-    present = _present(row)
-    found.see(present)
-    factors = header.units.factors()
-    labels = _labels(present, header, factors, found)
-    cell, pbc = _array(row, "cell"), _array(row, "pbc")
-    fixed = None if header.keys.fixed == IGNORED else _fixed(row, len(numbers))
-    return Structure(
-        atomic_numbers=element_numbers(np.asarray(numbers)),
-        positions=np.asarray(positions, dtype=np.float64).reshape(-1, 3) * factors["length"],
-        cell=np.zeros((3, 3)) if cell is None else _matrix(cell) * factors["length"],
-        pbc=np.zeros(3, dtype=bool) if pbc is None else np.asarray(pbc, dtype=bool),
-        energy=labels.get("energy"),
-        forces=labels.get("forces"),
-        stress=labels.get("stress"),
-        fixed=fixed,
-        id=_id(row, present, header.keys.id) or origin,
-        origin=origin,
-        split=_split(present, header.keys.split),
-    )
+    try:
+        numbers = np.atleast_1d(_plain(row["numbers"])).astype(np.int64)
+        cell = np.asarray(_plain(row.get("cell", np.zeros((3, 3)))), dtype=np.float64)
+        return AseRecord(
+            numbers=numbers,
+            positions=np.asarray(_plain(row["positions"]), dtype=np.float64).reshape(-1, 3),
+            cell=cell.reshape(3, 3) if cell.size == 9 else cell,
+            pbc=np.asarray(_plain(row.get("pbc", np.zeros(3))), dtype=bool),
+            held=held(map(_constraint, row.get("constraints") or ()), len(numbers)),
+            values=_Values(row),
+            unique_id=row.get("unique_id"),
+        )
+    except DataError:
+        raise
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise DataError(f"the row is damaged ({type(error).__name__}: {error}).") from error
 
 
-def _present(row: Mapping[str, Any]) -> dict[str, Any]:
-    """All values by their names; the row's own go before those of its data."""
-    present: dict[str, Any] = {}
-    for nested in reversed(_NESTED):
-        inner = row.get(nested)
-        if isinstance(inner, Mapping):
-            present.update(inner)
-    present.update({key: row[key] for key in row if key not in (*_NESTED, *_NOT_LABELS)})
-    return present
-
-
-def _labels(
-    present: Mapping[str, Any],
-    header: CardHeader,
-    factors: Mapping[str, float],
-    found: KeysFound,
-) -> dict[str, Any]:
-    labels: dict[str, Any] = {}
-    for label in ("energy", "forces", "stress") if header.labels is None else header.labels:
-        named = getattr(header.keys, label)
-        promised = header.labels is not None or named is not None
-        key = choose_key(label, named, USUAL_KEYS[label], present, promised)
-        if key is not None and (value := _plain(present[key])) is not None:
-            labels[label] = label_value(label, key, value) * factors[label]
-            found.note(label, key)
-    return labels
-
-
-def _array(row: Mapping[str, Any], key: str) -> Any:
-    return _plain(row.get(key))
+def _constraint(written: Mapping[str, Any]) -> dict[str, Any]:
+    """A constraint whose indices are lists or arrays."""
+    named = {key: _plain(value) for key, value in written.get("kwargs", {}).items()}
+    return {"name": written.get("name"), "kwargs": named}
 
 
 def _plain(value: Any) -> Any:
@@ -213,50 +202,8 @@ def _plain(value: Any) -> Any:
         try:
             shape, dtype, flat = value["__ndarray__"]
             return np.array(flat, dtype=np.dtype(str(dtype))).reshape(shape)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise DataError(f"an array that can't be read: {error}.") from error
     if value.get("__ase_objtype__") == "cell":
         return _plain(value.get("array"))
     return value
-
-
-def _matrix(cell: Any) -> NDArray[np.float64]:
-    matrix: NDArray[np.float64] = np.asarray(cell, dtype=np.float64)
-    return matrix.reshape(3, 3) if matrix.size == 9 else matrix
-
-
-def _fixed(row: Mapping[str, Any], num_atoms: int) -> NDArray[np.bool_] | None:
-    """(N,) atoms that a constraint holds still; one held along some axis counts."""
-    fixed = np.zeros(num_atoms, dtype=bool)
-    for constraint in row.get("constraints") or ():
-        if constraint.get("name") not in ("FixAtoms", "FixCartesian"):
-            continue
-        held = constraint.get("kwargs", {})
-        indices = _plain(held.get("indices", held.get("a")))
-        try:
-            fixed[np.asarray(indices, dtype=np.int64)] = True
-        except (IndexError, TypeError, ValueError):
-            raise DataError(f"the constraint {constraint} names atoms that aren't there.") from None
-    return fixed if fixed.any() else None
-
-
-def _id(row: Mapping[str, Any], present: Mapping[str, Any], key: str | None) -> str | None:
-    if key == IGNORED:
-        return None
-    if key is None:
-        return row.get("unique_id")
-    value = row.get(key, present.get(key))
-    if value is None:
-        raise DataError(
-            f"no '{key}', which the card names under `keys.id`; the row has: {', '.join(present)}."
-        )
-    return str(value)
-
-
-def _split(present: Mapping[str, Any], key: str | None) -> str | None:
-    if key is None or key == IGNORED:
-        return None
-    value = str(present.get(key))
-    if value.lower() not in SPELLINGS:
-        raise DataError(f"'{key}' is {value!r}. {nearest_names(value.lower(), SPELLINGS)}")
-    return SPELLINGS[value.lower()]

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from io import StringIO
 from itertools import islice
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from ase import Atoms
-from ase.io import read
 from pydantic import Field
 
 from lamm.data.cards import CardHeader
@@ -32,6 +30,9 @@ from lamm.data.readers.common import (
 from lamm.errors import DataError
 from lamm.schema import Frozen
 from lamm.structure import Structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 SUFFIXES: Final = tuple(f".csv{compressed}" for compressed in ("", ".xz", ".gz", ".bz2"))
 _PER_ATOM = "energy_per_atom"
@@ -138,6 +139,9 @@ def _energy(
 
 def _atoms(text: str) -> Atoms:
     """The crystal of a CIF, by ASE."""
+    from ase import Atoms
+    from ase.io import read
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of space groups spelt in unusual ways

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 from ase.data import atomic_numbers
-from ase.io.extxyz import key_val_str_to_dict
 from numpy.typing import NDArray
 
 from lamm.errors import DataError
@@ -152,6 +151,8 @@ def _pairs(comment: str) -> tuple[dict[str, str], dict[str, Any]]:
     """The texts of a plain comment, or of another one what ASE makes of it."""
     if _PLAIN.fullmatch(comment):
         return {key: quoted or plain for key, quoted, plain in _PAIR.findall(comment)}, {}
+    from ase.io.extxyz import key_val_str_to_dict  # half a second, which few files need
+
     try:
         return {}, key_val_str_to_dict(comment)
     except (ValueError, TypeError, IndexError, AttributeError) as error:
