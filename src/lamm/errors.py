@@ -22,6 +22,10 @@ class DataError(LaMMError):
     """A source file or a record in it that can't become a structure."""
 
 
+class DamagedFileError(DataError):
+    """A source file that can't be read on: cut short, or with bytes that were changed."""
+
+
 class StoreError(DataError):
     """A store on disk that is missing, half-written, damaged or of another version."""
 

@@ -141,9 +141,17 @@ def test_it_is_ingested_with_its_units(path: Path, tmp_path: Path) -> None:
         (row(2, forces=array(np.zeros((3, 3)))), r"'forces' has shape \(3, 3\), expected \(2, 3\)"),
         (row(2, numbers=[29, 200]), "unknown element 200"),
         (row(2, numbers={"__ndarray__": [[5], "int64", [1, 2]]}), "an array that can't be read"),
+        (row(2, numbers={"__ndarray__": [[1], "int64", [10**30]]}), "an array that can't be read"),
+        (row(2, numbers=["Cu", "O"]), "the row is damaged"),
+        (row(2, numbers=[None, 8]), "unknown element nan"),
+        (row(2, numbers=[29, 8.5]), "unknown element 8.5"),
+        (row(2, positions=[[0, 0, 0], [1]]), "the row is damaged"),
+        (row(2, cell="cubic"), "the row is damaged"),
+        (row(2, constraints=["FixAtoms"]), "the row is damaged"),
+        (row(2, constraints=[{"name": "FixAtoms", "kwargs": None}]), "the row is damaged"),
         (
             row(2, constraints=[{"name": "FixAtoms", "kwargs": {"indices": [9]}}]),
-            "names atoms that aren't there",
+            "constraint .* does not fit 2 atoms",
         ),
     ],
 )
@@ -155,6 +163,46 @@ def test_a_bad_row_names_itself(tmp_path: Path, broken: Any, message: str) -> No
     assert isinstance(skipped, SkippedRecord)
     assert isinstance(first, Structure)
     assert isinstance(last, Structure)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "expected"),
+    [
+        ({"name": "FixScaled", "kwargs": {"a": [1], "mask": [True, True, True]}}, [False, True]),
+        ({"name": "FixedPlane", "kwargs": {"indices": [0], "direction": [0, 0, 1]}}, [True, False]),
+        ({"name": "FixAtoms", "kwargs": {"indices": array([0, 1])}}, [True, True]),
+        ({"name": "FixBondLengths", "kwargs": {"pairs": [[0, 1]]}}, None),
+    ],
+)
+def test_atoms_that_a_constraint_holds_are_fixed(
+    tmp_path: Path, constraint: dict[str, Any], expected: list[bool] | None
+) -> None:
+    path = write_lmdb(tmp_path / "x.aselmdb", {1: row(1, constraints=[constraint])}, 2, [])
+    (one,) = read(path)
+    assert (None if one.fixed is None else one.fixed.tolist()) == expected
+
+
+def test_the_card_says_which_atoms_are_fixed(tmp_path: Path) -> None:
+    data = {"held": array([False, True])}
+    path = write_lmdb(tmp_path / "x.aselmdb", {1: row(1, data=data)}, 2, [])
+    assert read(path, keys={"fixed": "held"})[0].fixed.tolist() == [False, True]
+    assert read(path, keys={"fixed": "none"})[0].fixed is None
+    with pytest.raises(DataError, match=r"no 'other', which the card names under `keys\.fixed`"):
+        read(path, keys={"fixed": "other"})
+
+
+def test_a_split_that_a_row_names_is_its_split(tmp_path: Path) -> None:
+    rows = {1: row(1, key_value_pairs={"split": "valid"}), 2: row(2)}
+    path = write_lmdb(tmp_path / "x.aselmdb", rows, 3, [])
+    assert [one.split for one in read(path)] == ["val", None]
+    assert [one.split for one in read(path, keys={"split": "none"})] == [None, None]
+
+
+def test_an_empty_label_is_absent_or_missed_where_it_is_promised(tmp_path: Path) -> None:
+    path = write_lmdb(tmp_path / "x.aselmdb", {1: row(1, energy=None)}, 2, [])
+    assert read(path)[0].energy is None
+    with pytest.raises(DataError, match="no 'energy', which the card promises"):
+        read(path, labels=["energy"])
 
 
 def test_a_missing_row_is_an_error(tmp_path: Path) -> None:

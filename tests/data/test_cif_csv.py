@@ -140,10 +140,26 @@ def test_bad_rows_are_named_and_can_be_skipped(tmp_path: Path):
     header = CardHeader(labels=("energy",))
     read = list(read_cif_csv(path, header, on_error="skip"))
     reasons = [one.reason for one in read if isinstance(one, SkippedRecord)]
-    words = ("not a CIF", "no column 'cif'", "occupied by", "no 'energy'", "'low'", "energy is nan")
+    words = (
+        "not a CIF",
+        "nothing in the column 'cif'",
+        "occupied by",
+        "no 'energy'",
+        "'low'",
+        "energy is nan",
+    )
     for reason, word in zip(reasons, words, strict=True):
         assert word in reason
     assert structures(write(tmp_path, [rows[4]]))[0].energy is None
+
+
+def test_a_row_of_more_values_than_columns_is_an_error(tmp_path: Path):
+    path = write(tmp_path, [{"cif": DIAMOND, "energy": -3.0}])
+    path.write_text(path.read_text() + "a,b,c\n")
+    first, second = read_cif_csv(path, CardHeader(), on_error="skip")
+    assert isinstance(first, Structure)
+    assert isinstance(second, SkippedRecord)
+    assert "more values than the 2 columns" in second.reason
 
 
 def test_labels_that_a_table_cannot_have_are_errors(tmp_path: Path):

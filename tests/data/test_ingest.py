@@ -1,5 +1,6 @@
 """Source files become a store: the same for any number of workers, or nothing at all."""
 
+import lzma
 import pickle
 from itertools import pairwise
 from pathlib import Path
@@ -99,6 +100,24 @@ def test_skipped_records_and_large_structures_are_in_the_card(tmp_path: Path) ->
     assert card.num_skipped == 2
     assert [one.record for one in card.skipped] == ["x.extxyz:1", "x.extxyz:3"]
     assert card.skipped[0].reason == "4 atoms, more than max_atoms 3"
+
+
+def test_the_rest_of_a_damaged_file_can_be_skipped(tmp_path: Path) -> None:
+    text = "".join(f"1\nenergy={number}\nH 0 0 0\n" for number in range(50))
+    packed = lzma.compress(text.encode(), preset=0)
+    (tmp_path / "a.xyz.xz").write_bytes(packed[:-20])
+    (tmp_path / "b.xyz").write_text("1\nenergy=1\nH 0 0 0\n2\nenergy=2\nH 0 0 0\n")
+    (tmp_path / "c.xyz").write_text("1\nenergy=3\nH 0 0 0\n")
+    paths = [tmp_path / name for name in ("a.xyz.xz", "b.xyz", "c.xyz")]
+    with pytest.raises(DataError, match=r"a.xyz.xz: the compressed file is damaged or cut short"):
+        ingest("extxyz", paths, tmp_path / "s", CardHeader())
+    card = ingest("extxyz", paths, tmp_path / "s", CardHeader(), on_error="skip")
+    first, second = card.skipped
+    assert first.record.startswith("a.xyz.xz:")
+    assert first.record.endswith("and all that follows")
+    assert "damaged or cut short" in first.reason
+    assert second.record == "b.xyz:1 and all that follows"
+    assert [one.energy for one in Store.open(tmp_path / "s")][-2:] == [1.0, 3.0]
 
 
 def test_the_card_may_say_whether_structures_repeat(tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_a_missing_index_is_named(folder: Path) -> None:
         ("random7,frame0,-4.5\n", "record 1.*fewer lines than the file has structures"),
         ("random7,frame0,1\n" * 4, "record 3.*more lines than the file has structures"),
         ("random7;frame0\n" * 3, "record 0.*expected random<sid>,frame<fid>"),
+        (",frame0,-4.5\n" * 3, "record 0.*expected random<sid>,frame<fid>"),
+        ("random7,frame0,much\n" * 3, "record 0.*expected random<sid>,frame<fid>"),
     ],
 )
 def test_an_index_of_another_file_is_refused(folder: Path, lines: str, message: str) -> None:

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,31 @@ def test_virial_stress_is_left_alone_and_said_to_be_there(tmp_path: Path):
     assert one.stress is None
     assert found.names == {"energy": "outputs.energy", "forces": "outputs.forces"}
     assert "outputs.virial_stress" in found.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "expected"),
+    [
+        ("virial_stress", None, [1, 2, 3, 5, 6, 4]),
+        ("virial_stress", "voigt", [1, 2, 3, 4, 5, 6]),
+        ("stress", None, [1, 2, 3, 4, 5, 6]),
+        ("stress", "vasp", [1, 2, 3, 5, 6, 4]),
+    ],
+)
+def test_six_numbers_of_stress_are_put_into_our_order(
+    tmp_path: Path, name: str, order: str | None, expected: list[float]
+):
+    path = write(tmp_path, [entry(**{name: [1, 2, 3, 4, 5, 6]})])
+    reader = {} if order is None else {"stress_order": order}
+    (one,) = structures(path, keys={"stress": f"outputs.{name}"}, reader=reader)
+    np.testing.assert_array_equal(one.stress, expected)
+
+
+def test_nine_numbers_of_stress_have_an_order_of_their_own(tmp_path: Path):
+    matrix = [[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]
+    path = write(tmp_path, [entry(virial_stress=matrix)])
+    (one,) = structures(path, keys={"stress": "outputs.virial_stress"})
+    np.testing.assert_array_equal(one.stress, [1, 2, 3, 4, 5, 6])
 
 
 @pytest.mark.parametrize(
@@ -204,6 +230,13 @@ def test_a_bad_entry_is_named_and_can_be_skipped(tmp_path: Path):
         assert words in reason
 
 
+def test_properties_that_are_none_hold_no_atom(tmp_path: Path):
+    odd = crystal()
+    odd["sites"][0]["properties"] = ["no", "names"]
+    (one,) = structures(write(tmp_path, [{"structure": odd}]))
+    assert one.fixed is None
+
+
 def test_a_record_is_the_same_wherever_reading_begins(tmp_path: Path):
     path = write(tmp_path, [entry(-float(number)) for number in range(6)])
     part = list(read_pymatgen(path, CardHeader(), start=2, stop=4))
@@ -213,7 +246,11 @@ def test_a_record_is_the_same_wherever_reading_begins(tmp_path: Path):
     ]
 
 
-@pytest.mark.parametrize("content", ["{", "17", '"text"', "", '[{"structure": 1'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "17", '"text"', "", '[{"structure": 1', "[" * 100_000],
+    ids=["open", "number", "text", "empty", "cut", "deep"],
+)
 def test_what_is_no_list_of_entries_is_said_so(tmp_path: Path, content: str):
     path = tmp_path / "made.json"
     path.write_text(content, encoding="utf-8")
@@ -266,3 +303,39 @@ def test_all_of_mlearn_is_read_as_it_is_written(shared: Path):
             assert one.split == made["tag"]
         total += len(read)
     assert total == 1041
+
+
+@pytest.mark.parametrize("element", ["Ge", "Si"])
+def test_the_virial_stress_of_mlearn_is_the_slope_of_its_energies(shared: Path, element: str):
+    header = {
+        "keys": {"stress": "outputs.virial_stress"},
+        "units": {"stress": "kbar", "stress_sign": -1},
+    }
+    path = shared / "data" / "pretrain" / "mlearn" / f"{element}_training.json.xz"
+    with lzma.open(path, "rt", encoding="utf-8") as file:
+        groups = [made["group"] for made in json.load(file)]
+    read = structures(path, **header)
+    elastic = [one for one, group in zip(read, groups, strict=True) if group == "Elastic"]
+    found, expected = [], []
+    for one, other in combinations(elastic, 2):
+        strain = np.linalg.solve(one.cell, other.cell) - np.eye(3)
+        strain = (strain + strain.T) / 2
+        if not 1e-4 < np.abs(strain).max() < 0.03:
+            continue
+        volume = (np.linalg.det(one.cell) + np.linalg.det(other.cell)) / 2
+        xx, yy, zz = np.diag(strain)
+        voigt = [xx, yy, zz, 2 * strain[1, 2], 2 * strain[0, 2], 2 * strain[0, 1]]
+        found.append(volume * (one.stress + other.stress) / 2 @ voigt)
+        expected.append(other.energy - one.energy - _work(one, other))
+    assert len(found) > 50
+    slope = np.dot(found, expected) / np.dot(found, found)
+    assert slope == pytest.approx(1.0, abs=0.02)
+    assert np.corrcoef(found, expected)[0, 1] > 0.999
+
+
+def _work(one: Structure, other: Structure) -> float:
+    """What the forces do to the energy, in eV, where atoms move beside the strain."""
+    moved = other.positions @ np.linalg.inv(other.cell) - one.positions @ np.linalg.inv(one.cell)
+    moved -= np.round(moved)
+    forces = (one.forces + other.forces) / 2
+    return -float(np.sum(forces * (moved @ ((one.cell + other.cell) / 2))))

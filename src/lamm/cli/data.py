@@ -61,7 +61,10 @@ def ingest_command(
         str | None, typer.Option(help="Address of a Dask scheduler whose workers read instead.")
     ] = None,
     on_error: Annotated[
-        OnError, typer.Option(help="Stop at a record that can't be used, or skip it.")
+        OnError,
+        typer.Option(
+            help="Stop at a record that can't be used, or skip it, and the rest of a damaged file."
+        ),
     ] = OnError.stop,
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away what a broken-off ingestion has left.")

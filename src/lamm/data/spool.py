@@ -24,7 +24,7 @@ from lamm.data.cards import CardHeader
 from lamm.data.columns import accept_precision, edge_counter, encode
 from lamm.data.readers import FORMATS, KeysFound, OnError, SkippedRecord
 from lamm.data.readers.paths import source_split
-from lamm.errors import DataError
+from lamm.errors import DamagedFileError, DataError
 from lamm.structure import Structure
 
 PIECE = 1000
@@ -170,7 +170,7 @@ class Spool:
         with self.log(part.number).open("a", encoding="utf-8") as log:
             is_last = False
             while not is_last:
-                taken = list(islice(records, PIECE))
+                taken = _take(records, part, start, on_error)
                 if split is not None:
                     taken = [with_split(record, split) for record in taken]
                 is_last = len(taken) < PIECE
@@ -249,6 +249,22 @@ class Spool:
             if done:
                 return
             time.sleep(_POLL_S)
+
+
+def _take(
+    records: Iterator[Structure | SkippedRecord], part: Part, start: int, on_error: OnError
+) -> list[Structure | SkippedRecord]:
+    """The next records of a piece; where others are skipped, so is the rest of a damaged file."""
+    taken: list[Structure | SkippedRecord] = []
+    try:
+        for record in islice(records, PIECE):
+            taken.append(record)
+    except DamagedFileError as error:
+        if on_error == "stop":
+            raise
+        rest = f"{part.name}:{start + len(taken)} and all that follows"
+        taken.append(SkippedRecord(rest, str(error)))
+    return taken
 
 
 def _whole_lines(content: bytes) -> Iterator[Piece]:

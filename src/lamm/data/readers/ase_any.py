@@ -116,6 +116,9 @@ def read_ase(
     A label is looked for among the calculator's results, ``info``, the arrays, and a database's
     key-value pairs and ``data``; the first of these that has the name counts. Ids are, where
     `keys.id` doesn't say, an ``id`` among these, or the ``unique_id`` of a database's row.
+
+    Of VASP's files ``energy`` is ASE's, that extrapolated to zero smearing; the free energy, of
+    which the forces are the slope, is `keys: {energy: free_energy}`.
     """
     path, found = Path(path), found or KeysFound()
     name = name or path.name

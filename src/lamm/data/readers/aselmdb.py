@@ -77,7 +77,7 @@ def read_aselmdb(
     path, found = Path(path), found or KeysFound()
     name, factors = name or path.name, header.units.factors()
 
-    def build(value: bytes | None, origin: str) -> Structure:
+    def build(value: bytes | memoryview | None, origin: str) -> Structure:
         return ase_structure(_record(_row(value)), header, origin, found, factors)
 
     with lmdb_transaction(path) as transaction:
@@ -112,7 +112,7 @@ def _ids(transaction: lmdb.Transaction, path: Path) -> RowIds:
         raise DataError(f"{path}: its ids can't be read ({error}). Fetch it again.") from error
 
 
-def _json(value: bytes) -> Any:
+def _json(value: bytes | memoryview) -> Any:
     stream = zlib.decompressobj()
     text = stream.decompress(value, _MAX_ROW_BYTES)
     if stream.unconsumed_tail:
@@ -122,7 +122,7 @@ def _json(value: bytes) -> Any:
     return json.loads(text)
 
 
-def _row(value: bytes | None) -> dict[str, Any]:
+def _row(value: bytes | memoryview | None) -> dict[str, Any]:
     if value is None:
         raise DataError("the row is missing, and isn't among the deleted ones.")
     try:
@@ -167,7 +167,8 @@ def _record(row: Mapping[str, Any]) -> AseRecord:
     if row.get("numbers") is None or row.get("positions") is None:
         raise DataError(f"no numbers and positions; the row has: {', '.join(row) or 'nothing'}.")
     try:
-        numbers = np.atleast_1d(_plain(row["numbers"])).astype(np.int64)
+        # As float64, so that half an element isn't rounded to one.
+        numbers = np.atleast_1d(np.asarray(_plain(row["numbers"]), dtype=np.float64))
         cell = np.asarray(_plain(row.get("cell", np.zeros((3, 3)))), dtype=np.float64)
         return AseRecord(
             numbers=numbers,

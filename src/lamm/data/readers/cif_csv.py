@@ -90,11 +90,17 @@ def _structure(
 ) -> Structure:
     present = [key for key in row if key]
     found.see(present)
-    if not row.get(options.cif):
+    if None in row:  # where the values that have no column are
+        raise DataError(
+            f"more values than the {len(present)} columns; a text with commas has to be in quotes."
+        )
+    if options.cif not in row:
         raise DataError(
             f"no column '{options.cif}'; the row has: {', '.join(present)}.\n"
             "  Name the column of the CIF text with `reader: {cif: COLUMN}` in the card."
         )
+    if not row[options.cif]:
+        raise DataError(f"nothing in the column '{options.cif}', expected CIF text.")
     atoms = _atoms(row[options.cif])
     factors = header.units.factors()
     return Structure(

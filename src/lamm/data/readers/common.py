@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TextIO, Ty
 import numpy as np
 from numpy.typing import NDArray
 
-from lamm.errors import DataError
+from lamm.errors import DamagedFileError, DataError
 from lamm.schema import Frozen, parse
 from lamm.structure import MAX_ATOMIC_NUMBER, Structure
 
@@ -223,7 +223,7 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path.") from None
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
+        raise DamagedFileError(
             f"{path}: the compressed file is damaged or cut short ({error}). Fetch it again."
         ) from error
     except UnicodeDecodeError as error:

@@ -28,7 +28,7 @@ from lamm.data.readers.common import (
 )
 from lamm.data.readers.extxyz_record import Frame
 from lamm.data.splits import SPELLINGS
-from lamm.errors import DataError, nearest_names
+from lamm.errors import DamagedFileError, DataError, nearest_names
 from lamm.structure import Structure
 
 SUFFIXES: Final = tuple(
@@ -104,7 +104,7 @@ def extxyz_records(path: Path, found: KeysFound) -> Iterator[Record]:
             lines: list[str] = []
             while len(lines) <= num_atoms:
                 if not (text := file.readline()):
-                    raise DataError(
+                    raise DamagedFileError(
                         f"{path}, record {number} (line {start}): the file ends after "
                         f"{max(len(lines) - 1, 0)} of {num_atoms} atoms: it was cut short. "
                         "Fetch it again."

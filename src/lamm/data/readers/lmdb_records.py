@@ -13,7 +13,7 @@ import lmdb
 
 from lamm.data.readers.common import reading
 from lamm.data.readers.torch_pickle import loads
-from lamm.errors import DataError
+from lamm.errors import DamagedFileError, DataError
 
 _LENGTH: Final = b"length"
 """The key under which many files tell how many records they have, or were meant to have."""
@@ -79,7 +79,7 @@ def lmdb_transaction(path: Path) -> Iterator[lmdb.Transaction]:
         finally:
             _release(place)
     except lmdb.Error as error:
-        raise DataError(
+        raise DamagedFileError(
             f"{path}: not an LMDB that can be read ({error}).\n  If it should be one, it is "
             "damaged: fetch it again."
         ) from error

@@ -165,8 +165,11 @@ def _parse(line: str) -> _Line:
     words = [word.strip() for word in line.split(",")]
     try:
         reference = float(words[2]) if len(words) > 2 else None
-        return _Line(words[0], words[1], reference)
+        is_named = bool(words[0] and words[1])
     except (IndexError, ValueError):
+        is_named = False
+    if not is_named:
         raise DataError(
             f"the index has {line!r}, expected random<sid>,frame<fid>,<reference energy>."
-        ) from None
+        )
+    return _Line(words[0], words[1], reference)

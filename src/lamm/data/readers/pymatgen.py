@@ -47,6 +47,10 @@ USUAL_KEYS: Final = {
 }
 _SELECTIVE: Final = "selective_dynamics"
 """Property of a site in POSCAR's sense: true along the axes that it may move along."""
+_VASP_STRESS = "virial_stress"
+"""What mlearn and its like call the six numbers that VASP prints."""
+_VASP_TO_VOIGT: Final = (0, 1, 2, 4, 5, 3)
+"""Where xx yy zz yz xz xy are in VASP's order, which is xx yy zz xy yz xz."""
 _DEPTH = 3
 """Dictionaries within dictionaries that keys are looked for in."""
 
@@ -58,6 +62,9 @@ class PymatgenOptions(Frozen):
     """Dotted key of the structure's dictionary in an entry."""
     entries: str = ""
     """Dotted key of the entries in the file; the file itself where left out."""
+    stress_order: Literal["voigt", "vasp"] | None = None
+    """Order of a stress of six numbers: xx yy zz yz xz xy, or VASP's xx yy zz xy yz xz. Where left
+    out, ``virial_stress`` is in VASP's and any other in the first."""
 
 
 def read_pymatgen(
@@ -73,7 +80,8 @@ def read_pymatgen(
     """Read structures from a JSON file, in eV and Å; see `Reader` in `format.py`.
 
     The entries are a list, or a dictionary whose keys name them. Stress is read as the card says,
-    and looked for under ``stress`` alone: VASP's ``virial_stress`` has another unit and sign.
+    and looked for under ``stress`` alone: ``virial_stress`` is as VASP prints it, in kbar with the
+    sign of a pressure, and wants `units: {stress: kbar, stress_sign: -1}` beside its key.
     """
     path, found = Path(path), found or KeysFound()
     name = name or path.name
@@ -94,7 +102,7 @@ def _entries(path: Path, options: PymatgenOptions) -> Iterator[tuple[str | None,
     with reading(path), open_text(path) as file:
         try:
             content = json.load(file)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:  # too deep, or no JSON at all
             raise DataError(f"{path}: not valid JSON ({error}).") from error
     if options.entries:
         content = at(content, options.entries)
@@ -143,7 +151,8 @@ def _structure(
             f"no structure at '{options.structure}'; the entry has: "
             f"{', '.join(present) or 'nothing'}.\n  Name it with `reader: {{structure: KEY}}`."
         )
-    factors, values = header.units.factors(), _labels(entry, header, present, found)
+    factors = header.units.factors()
+    values = _labels(entry, header, options, present, found)
     sites, lattice = described["sites"], described.get("lattice")
     if not isinstance(sites, list) or not all(isinstance(site, dict) for site in sites):
         raise DataError("the structure's 'sites' are no list of dictionaries.")
@@ -163,7 +172,13 @@ def _structure(
     )
 
 
-def _labels(entry: Any, header: CardHeader, present: list[str], found: KeysFound) -> dict[str, Any]:
+def _labels(
+    entry: Any,
+    header: CardHeader,
+    options: PymatgenOptions,
+    present: list[str],
+    found: KeysFound,
+) -> dict[str, Any]:
     """The labels that the entry has or must have, in eV and Å."""
     wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
     factors = header.units.factors()
@@ -175,9 +190,21 @@ def _labels(entry: Any, header: CardHeader, present: list[str], found: KeysFound
         promised = header.labels is not None or named is not None
         key = choose_key(label, named, USUAL_KEYS[label], filled, promised)
         if key is not None:
-            labels[label] = label_value(label, key, at(entry, key)) * factors[label]
+            value = label_value(label, key, at(entry, key))
+            if label == "stress" and _is_vasp_order(key, at(entry, key), options):
+                value = value[list(_VASP_TO_VOIGT)]
+            labels[label] = value * factors[label]
             found.note(label, key)
     return labels
+
+
+def _is_vasp_order(key: str, stress: Any, options: PymatgenOptions) -> bool:
+    """Whether a stress is six numbers in VASP's order; nine have an order of their own."""
+    if np.size(stress) != len(_VASP_TO_VOIGT):
+        return False
+    if options.stress_order is None:
+        return key.rpartition(".")[2] == _VASP_STRESS
+    return options.stress_order == "vasp"
 
 
 def _elements(sites: list[dict[str, Any]]) -> NDArray[np.int64]:
@@ -210,7 +237,7 @@ def _fixed(sites: list[dict[str, Any]], key: str | None) -> NDArray[np.bool_] | 
     """(N,) atoms held along some axis by ``selective_dynamics``, or true in the card's property."""
     if key == IGNORED:
         return None
-    values = [(site.get("properties") or {}).get(key or _SELECTIVE) for site in sites]
+    values = [at(site, f"properties.{key or _SELECTIVE}") for site in sites]
     if key is not None and any(value is None for value in values):
         raise DataError(f"sites without the property '{key}', which `keys.fixed` names.")
     held: NDArray[np.bool_] = np.array(

@@ -30,7 +30,7 @@ from lamm.data.readers.format import OnError
 from lamm.data.readers.molfile import NoStructureError
 from lamm.data.readers.qmugs_summary import QMugsOptions, Summary, open_summary
 from lamm.data.readers.sdf import StructureBuilder, passing_over
-from lamm.errors import ConfigError, DataError
+from lamm.errors import ConfigError, DamagedFileError, DataError
 from lamm.structure import Structure
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tar.xz", ".tar.bz2")
@@ -174,7 +174,7 @@ def _from_tar(
                         yield _Conformer(conformer, content.read())
                     number += 1
         except tarfile.TarError as error:
-            raise DataError(
+            raise DamagedFileError(
                 f"{path}: damaged, cut short or no tar ({error}). Fetch it again."
             ) from error
     if number == 0:
@@ -192,7 +192,9 @@ def _check_end(path: Path) -> None:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(size - 1024, 0))
         if size % 512 or file.read().strip(b"\0"):
-            raise DataError(f"{path}: cut short, or no tar: it has no end mark. Fetch it again.")
+            raise DamagedFileError(
+                f"{path}: cut short, or no tar: it has no end mark. Fetch it again."
+            )
 
 
 def _conformer_id(member: str) -> str | None:

@@ -27,7 +27,7 @@ from lamm.data.readers.common import (
 from lamm.data.readers.format import OnError
 from lamm.data.readers.molfile import Molecule, NoStructureError, parse_molecule
 from lamm.data.splits import SPELLINGS
-from lamm.errors import DataError, nearest_names
+from lamm.errors import DamagedFileError, DataError, nearest_names
 from lamm.schema import Frozen
 from lamm.structure import Structure
 
@@ -216,7 +216,7 @@ def _cut(file: BinaryIO, path: Path) -> Iterator[bytes]:
     elif rest and number == 0 and rest.endswith(b"M  END"):
         yield text  # a file of one molecule may do without '$$$$'
     elif rest:
-        raise DataError(
+        raise DamagedFileError(
             f"{path}, record {number}: the file ends within it, expected a line '$$$$': it was "
             "cut short, or isn't an SDF file. Fetch it again."
         )
