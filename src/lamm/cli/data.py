@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +41,14 @@ class OnError(StrEnum):
 
     stop = "stop"
     skip = "skip"
+
+
+@app.callback()
+def data() -> None:
+    """Make stores, look at them, take them out again."""
+    # Read when NumPy is imported, which only a command does: on the small matrices here, several
+    # threads wait for each other longer than they work.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @app.command("ingest")

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from lamm.data.spool import Part, Piece, Spool
 from lamm.errors import ConfigError, DataError
 
 _LOOK_S = 1.0
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _CONNECT_S = 20
 
 
@@ -54,10 +56,9 @@ def reading_pool(spool: Spool, workers: int, cluster: str | None) -> Iterator[Po
         with _dask_client(cluster) as client, _stopping(spool):
             yield Elsewhere(spool, partial(client.submit, pure=False))
     elif workers > 1:
-        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        pool = ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
-        )
+        pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_begin)
+        with _one_thread_each():
+            pool.submit(os.getpid).result()  # starts them all
         try:
             with _stopping(spool):
                 yield Elsewhere(spool, pool.submit)
@@ -144,9 +145,34 @@ def _is_done(future: Any, path: Path) -> bool:
     return True
 
 
-def _begin(parent: int) -> None:
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that begin in here leave linear algebra to one thread: there are enough of them."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _context() -> BaseContext:
+    """How processes are started: from one that has no threads yet, and has imported all once."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return context
+    return multiprocessing.get_context("spawn")
+
+
+def _begin() -> None:
     """Set up a reading process: Ctrl-C is its parent's matter, and it ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
 
     def look() -> None:
         while os.getppid() == parent:

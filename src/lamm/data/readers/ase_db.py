@@ -264,7 +264,7 @@ def _json_record(row: Any) -> AseRecord:
     if not isinstance(row, dict) or "numbers" not in row:
         raise DataError("no 'numbers' in it: not a row of a database of ASE.")
     try:
-        numbers = np.asarray(_decoded(row["numbers"]))
+        numbers = np.asarray(_decoded(row["numbers"]), dtype=np.float64)
         return AseRecord(
             numbers=numbers,
             positions=np.asarray(_decoded(row["positions"]), dtype=np.float64),
@@ -278,7 +278,7 @@ def _json_record(row: Any) -> AseRecord:
             ),
             unique_id=row.get("unique_id"),
         )
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (LookupError, AttributeError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the row is damaged ({type(error).__name__}: {error}).") from error
