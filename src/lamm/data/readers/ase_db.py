@@ -264,7 +264,9 @@ def _json_record(row: Any) -> AseRecord:
     if not isinstance(row, dict) or "numbers" not in row:
         raise DataError("no 'numbers' in it: not a row of a database of ASE.")
     try:
-        numbers = np.asarray(_decoded(row["numbers"]), dtype=np.float64)
+        numbers = np.asarray(_decoded(row["numbers"]))
+        if numbers.dtype.kind not in "iuf":
+            raise DataError(f"'numbers' holds {numbers.dtype}, expected atomic numbers.")
         return AseRecord(
             numbers=numbers,
             positions=np.asarray(_decoded(row["positions"]), dtype=np.float64),
