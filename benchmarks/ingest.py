@@ -233,9 +233,17 @@ def by_workers(case: Case, folder: Path, workers: list[int], rounds: int) -> dic
     found: dict[int, list[dict[str, float]]] = {count: [] for count in workers}
     for _ in range(rounds):
         for count in workers:
-            words = (case.format, str(folder), str(count), case.header.model_dump_json())
+            words = (
+                case.format,
+                str(folder),
+                str(count),
+                case.header.model_dump_json(exclude_unset=True),
+            )
             done = subprocess.run(
-                [sys.executable, "-c", MEASURE, *words], check=True, capture_output=True, text=True
+                [sys.executable, "-c", MEASURE, *words],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             found[count].append(json.loads(done.stdout))
             shutil.rmtree(folder / "store")

@@ -491,3 +491,11 @@ def test_a_group_with_two_paths_is_read_once(tmp_path: Path) -> None:
         "own.h5:all/g/0",
         "own.h5:all/g/1",
     ]
+
+
+def test_ids_that_files_share_can_be_numbered(tmp_path: Path) -> None:
+    paths = [write_transition1x(tmp_path / name) for name in ("a.h5", "b.h5")]
+    with pytest.raises(DataError, match=r"given twice.*\n.*`keys: {id: none}`"):
+        ingest("hdf5", paths, tmp_path / "s", header("transition1x"))
+    card = ingest("hdf5", paths, tmp_path / "s", header("transition1x", keys={"id": "none"}))
+    assert card.num_structures == 2 * len(structures(paths[0], header("transition1x")))

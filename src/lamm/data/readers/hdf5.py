@@ -19,7 +19,7 @@ import numpy as np
 from lamm.data.cards import CardHeader
 from lamm.data.readers.arrays import ArrayReader, Naming
 from lamm.data.readers.blocks import Array
-from lamm.data.readers.common import KeysFound, SkippedRecord, reader_options, reading
+from lamm.data.readers.common import IGNORED, KeysFound, SkippedRecord, reader_options, reading
 from lamm.data.readers.format import OnError
 from lamm.data.readers.hdf5_groups import families, path_behind
 from lamm.data.readers.layouts import Layout, LayoutOption, check_units
@@ -79,7 +79,8 @@ def read_hdf5(
         for group, first, last in _groups(file, path, reader, start, stop):
             inner = path_behind(group.path, options.layout)
             origin = f"{name}:{group.path}"
-            naming = Naming(inner if options.layout.ids == "group" else origin, origin)
+            by_group = options.layout.ids == "group" and header.keys.id != IGNORED
+            naming = Naming(inner if by_group else origin, origin)
             if _is_left_out(group.path.rpartition("/")[2], left_out):
                 reason = f"listed in {options.leave_out}"
                 yield from reader.left_out(naming, range(first, last), reason)
