@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy, as `lamm data` does
 
 import h5py
 import lmdb
@@ -55,7 +58,7 @@ class Case(NamedTuple):
 def main() -> None:
     """Make sources, measure, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--structures", type=int, default=6000, help="different slabs of a format")
+    parser.add_argument("--structures", type=int, default=4000, help="different slabs of a format")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--to", type=Path, default=ROOT / "benchmarks/results/ingest.json")
