@@ -93,9 +93,12 @@ def ingest(
     reader_options(header, kind.options)
     paths = find_sources(sources, kind.suffixes, folders=kind.folders)
     names = distinct_names(paths)
+    states = [_size_and_time(path) for path in paths]
     job = {
         "format": format,
-        "sources": [[str(path.resolve()), *_size_and_time(path)] for path in paths],
+        "sources": [
+            [str(path.resolve()), *state] for path, state in zip(paths, states, strict=True)
+        ],
         "card": header.model_dump(mode="json"),
         "shards": [shard_structures, shard_bytes],
         "version": [FORMAT_VERSION, PIECE, PART_RECORDS],
@@ -112,7 +115,8 @@ def ingest(
         )
         spool = Spool(stage.spool, stage.run)
         with writer, reading_pool(spool, workers, cluster) as pool:
-            parts = list(split_into_parts(format, paths, names, header))
+            sizes = [size for size, _ in states]
+            parts = list(split_into_parts(format, paths, names, sizes, header))
             _Ingestion(spool, parts, writer, progress).run(pool, header, on_error)
     return writer.card
 
@@ -166,14 +170,18 @@ def merged_header(below: Mapping[str, Any], header: CardHeader) -> CardHeader:
 
 
 def split_into_parts(
-    format: str, paths: Sequence[Path], names: Sequence[str], header: CardHeader
+    format: str,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    sizes: Sequence[int],
+    header: CardHeader,
 ) -> Iterator[Part]:
     """The parts of all sources, in their order; one depends on nothing but its source."""
     count = FORMATS[format].count
-    sizes = [max(_size_and_time(path)[0], 1) for path in paths]
+    total = sum(max(size, 1) for size in sizes)
     number = 0
     for path, name, size in zip(paths, names, sizes, strict=True):
-        weight = size / sum(sizes)
+        weight = max(size, 1) / total
         records = count(path, header) if count is not None else None
         if not records:
             yield Part(number, format, path, name, 0, records, weight, is_last=True)

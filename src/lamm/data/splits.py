@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from jaxtyping import UInt8, UInt64
 
-from lamm.errors import ConfigError
+from lamm.errors import ConfigError, DataError, nearest_names
 
 NONE, TRAIN, VAL, TEST = 0, 1, 2, 3
 SPLIT_CODES = {"train": TRAIN, "val": VAL, "test": TEST}
@@ -21,6 +21,26 @@ SPELLINGS = {
 }
 """How sources write the splits."""
 _ROWS = 1 << 16
+
+
+def split_named(
+    what: str,
+    text: str,
+    advice: str = "Name another key under `keys.split` in the card, or `none` to ignore it.",
+) -> str:
+    """'train', 'val' or 'test' of what a source writes.
+
+    Args:
+        what: where it stands, for a message.
+        text: what stands there, in capitals or not.
+        advice: what to do about another word.
+
+    Raises:
+        DataError: it is none of `SPELLINGS`.
+    """
+    if text.lower() not in SPELLINGS:
+        raise DataError(f"{what} is {text!r}. {nearest_names(text.lower(), SPELLINGS)}\n  {advice}")
+    return SPELLINGS[text.lower()]
 
 
 def hash_id(structure_id: str) -> int:

@@ -16,14 +16,15 @@ from lamm.data.cards import CardHeader
 from lamm.data.readers.common import (
     IGNORED,
     KeysFound,
-    choose_key,
     element_numbers,
     label_value,
+    read_labels,
+    wanted_labels,
 )
 from lamm.data.readers.extxyz import USUAL_KEYS
 from lamm.data.readers.layouts import check_unit
-from lamm.data.splits import SPELLINGS
-from lamm.errors import DataError, nearest_names
+from lamm.data.splits import split_named
+from lamm.errors import DataError
 from lamm.structure import Structure
 
 if TYPE_CHECKING:
@@ -186,22 +187,18 @@ def _labels(
     metadata: Metadata,
 ) -> dict[str, Any]:
     """The labels that the record has or must have, in eV and Å."""
-    wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
-    labels: dict[str, Any] = {}
-    for label in wanted:
-        named = getattr(header.keys, label)
-        promised = header.labels is not None or named is not None
-        key = choose_key(label, named, USUAL_KEYS[label], record.values, promised)
-        if key is None:
-            continue
+
+    def value_of(label: str, key: str) -> Any:
         value = label_value(label, key, record.values[key])
         if key in metadata.units:
             check_unit(label, key, metadata.units[key], header)
         if label == "energy" and metadata.references:
             value += _references(record.numbers, key, metadata.references)
-        labels[label] = value * factors[label]
-        found.note(label, key)
-    return labels
+        return value
+
+    return read_labels(
+        wanted_labels(header), header, found, factors, USUAL_KEYS, record.values, value_of
+    )
 
 
 def _references(
@@ -249,13 +246,8 @@ def split_of(values: Mapping[str, Any], key: str | None) -> str | None:
     """
     if key == IGNORED or (key is None and "split" not in values):
         return None
-    text = str(_named(values, key or "split", "split"))
-    if text.lower() not in SPELLINGS:
-        raise DataError(
-            f"'{key or 'split'}' is {text!r}. {nearest_names(text.lower(), SPELLINGS)}\n"
-            "  Name another key under `keys.split` in the card, or `none` to ignore it."
-        )
-    return SPELLINGS[text.lower()]
+    wanted = key or "split"
+    return split_named(f"'{wanted}'", str(_named(values, wanted, "split")))
 
 
 def _named(values: Mapping[str, Any], key: str, quantity: str) -> Any:

@@ -17,7 +17,7 @@ from ase.data import chemical_symbols as SYMBOLS
 from numpy.typing import NDArray
 
 from lamm.data.readers.common import element_numbers, label_value
-from lamm.data.splits import SPELLINGS
+from lamm.data.splits import split_named
 from lamm.errors import DataError, nearest_names
 from lamm.structure import MAX_ATOMIC_NUMBER, Structure
 
@@ -312,9 +312,5 @@ def _split(text: str) -> str | None:
     """A split as the store spells it; None where the source leaves it empty."""
     if not text:
         return None
-    if text.lower() not in SPELLINGS:
-        raise DataError(
-            f"the split is {text!r}. {nearest_names(text.lower(), SPELLINGS)}\n"
-            "  Name another array under `keys.split` in the card, or `none` to ignore it."
-        )
-    return SPELLINGS[text.lower()]
+    advice = "Name another array under `keys.split` in the card, or `none` to ignore it."
+    return split_named("the split", text, advice)

@@ -8,10 +8,10 @@ import io
 import lzma
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, NamedTuple, TextIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,10 @@ from lamm.structure import MAX_ATOMIC_NUMBER, Structure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lamm.data.cards import CardHeader
+    from lamm.data.cards import CardHeader, Label
 
 _VOIGT = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
+LABELS: Final[tuple[Label, ...]] = ("energy", "forces", "stress")
 IGNORED = "none"
 """Written for a key in the card: ignore what the source has."""
 
@@ -179,6 +180,53 @@ def _voigt(key: str, stress: NDArray[np.float64]) -> NDArray[np.float64]:
         raise DataError(f"'{key}' is not symmetric: {full.tolist()}; a stress is.")
     voigt: NDArray[np.float64] = full[_VOIGT]
     return voigt
+
+
+def wanted_labels(header: CardHeader) -> tuple[Label, ...]:
+    """The labels that the card promises, or all that there can be."""
+    return LABELS if header.labels is None else header.labels
+
+
+def read_labels(
+    wanted: Iterable[str],
+    header: CardHeader,
+    found: KeysFound,
+    factors: Mapping[str, float],
+    usual: Mapping[str, Iterable[str]],
+    present: Iterable[str],
+    value_of: Callable[[str, str], Any],
+) -> dict[str, Any]:
+    """The labels that a record has or must have, in eV and Å.
+
+    Args:
+        wanted: labels to look for.
+        header: which are promised, and what they are called.
+        found: is told what each is called.
+        factors: what the values are multiplied by.
+        usual: names to look for where the card names none.
+        present: names in the record.
+        value_of: value of a label under a key, as `label_value` gives it.
+
+    Raises:
+        DataError: a label is promised and not there, or it isn't clear which name is meant.
+    """
+    labels: dict[str, Any] = {}
+    for label in wanted:
+        named = getattr(header.keys, label)
+        promised = header.labels is not None or named is not None
+        key = choose_key(label, named, usual[label], present, promised)
+        if key is not None:
+            labels[label] = value_of(label, key) * factors[label]
+            found.note(label, key)
+    return labels
+
+
+def no_key(key: str, quantity: str, present: Iterable[str]) -> str:
+    """Says that a record lacks what the card names."""
+    return (
+        f"no '{key}', which the card names under `keys.{quantity}`; the record has: "
+        f"{', '.join(sorted(present)) or 'nothing'}."
+    )
 
 
 Record = TypeVar("Record")

@@ -6,10 +6,10 @@ named by record and line; `lamm.data.readers.extxyz_record` makes sense of each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,17 @@ from lamm.data.readers.common import (
     KeysFound,
     SkippedRecord,
     checked,
-    choose_key,
     element_numbers,
     label_value,
+    no_key,
     open_text,
+    read_labels,
     reading,
+    wanted_labels,
 )
 from lamm.data.readers.extxyz_record import Frame
-from lamm.data.splits import SPELLINGS
-from lamm.errors import DamagedFileError, DataError, nearest_names
+from lamm.data.splits import split_named
+from lamm.errors import DamagedFileError, DataError
 from lamm.structure import Structure
 
 SUFFIXES: Final = tuple(
@@ -131,28 +133,24 @@ def extxyz_structure(record: Record, header: CardHeader, name: str, found: KeysF
         raise DataError("no atoms; a structure has at least one. Remove the record.")
     frame = Frame(record.comment, record.rows)
     found.see(frame)
-    wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
     factors = header.units.factors()
-    values: dict[str, Any] = {}
-    for label in wanted:
-        key = choose_key(
-            label,
-            getattr(header.keys, label),
-            USUAL_KEYS[label],
-            frame,
-            promised=header.labels is not None or getattr(header.keys, label) is not None,
-        )
-        if key is not None:
-            values[label] = label_value(label, key, frame[key]) * factors[label]
-            found.note(label, key)
+    labels = read_labels(
+        wanted_labels(header),
+        header,
+        found,
+        factors,
+        USUAL_KEYS,
+        frame,
+        lambda label, key: label_value(label, key, frame[key]),
+    )
     return Structure(
         atomic_numbers=element_numbers(frame.atomic_numbers()),
         positions=frame.positions() * factors["length"],
         cell=frame.cell() * factors["length"],
         pbc=frame.pbc(),
-        energy=values.get("energy"),
-        forces=values.get("forces"),
-        stress=values.get("stress"),
+        energy=labels.get("energy"),
+        forces=labels.get("forces"),
+        stress=labels.get("stress"),
         fixed=_fixed(frame, header.keys.fixed),
         id=_id(frame, header.keys.id) or name,
         origin=name,
@@ -165,7 +163,7 @@ def _fixed(frame: Frame, key: str | None) -> NDArray[np.bool_] | None:
     if key == IGNORED:
         return None
     if key is not None and key not in frame:
-        raise DataError(_no_key(key, "fixed", frame))
+        raise DataError(no_key(key, "fixed", frame))
     fixed: NDArray[np.bool_] | None = None
     if (column := key or "fixed") in frame:
         values = np.asarray(frame[column])
@@ -192,7 +190,7 @@ def _id(frame: Frame, key: str | None) -> str | None:
     if wanted in frame:
         return str(frame[wanted])
     if key is not None:
-        raise DataError(_no_key(key, "id", frame))
+        raise DataError(no_key(key, "id", frame))
     return None
 
 
@@ -203,18 +201,5 @@ def _split(frame: Frame, key: str | None) -> str | None:
     if wanted not in frame:
         if key is None:
             return None
-        raise DataError(_no_key(key, "split", frame))
-    value = str(frame[wanted])
-    if value.lower() not in SPELLINGS:
-        raise DataError(
-            f"'{wanted}' is {value!r}. {nearest_names(value.lower(), SPELLINGS)}\n"
-            "  Name another key under `keys.split` in the card, or `none` to ignore it."
-        )
-    return SPELLINGS[value.lower()]
-
-
-def _no_key(key: str, quantity: str, present: Iterable[str]) -> str:
-    return (
-        f"no '{key}', which the card names under `keys.{quantity}`; the record has: "
-        f"{', '.join(sorted(present)) or 'nothing'}."
-    )
+        raise DataError(no_key(key, "split", frame))
+    return split_named(f"'{wanted}'", str(frame[wanted]))

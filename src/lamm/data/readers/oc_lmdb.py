@@ -22,10 +22,12 @@ from lamm.data.readers.common import (
     KeysFound,
     SkippedRecord,
     checked,
-    choose_key,
     element_numbers,
     label_value,
+    no_key,
+    read_labels,
     reader_options,
+    wanted_labels,
 )
 from lamm.data.readers.lmdb_records import count_values, lmdb_values
 from lamm.data.readers.oc_energy import (
@@ -39,8 +41,8 @@ from lamm.data.readers.oc_energy import (
     text_of,
 )
 from lamm.data.readers.torch_pickle import PygObject, fields, load_file, loads
-from lamm.data.splits import SPELLINGS
-from lamm.errors import DataError, nearest_names
+from lamm.data.splits import split_named
+from lamm.errors import DataError
 from lamm.schema import Frozen
 from lamm.structure import Structure
 
@@ -240,26 +242,20 @@ def _cell(
 def _labels(record: dict[str, Any], context: _Context) -> dict[str, Any]:
     """The labels that are wanted and there, in eV, eV/Å and eV/Å³."""
     header = context.header
-    wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
+    wanted = wanted_labels(header)
     if is_relaxed(header):  # forces and stress are those of another structure
         wanted = tuple(label for label in wanted if label == "energy")
-    values: dict[str, Any] = {}
-    for label in wanted:
-        named = getattr(header.keys, label)
-        key = choose_key(
-            label,
-            named,
-            energy_keys(record, header) if label == "energy" else USUAL_KEYS[label],
-            record,
-            promised=header.labels is not None or named is not None,
-        )
-        if key is not None:
-            value = label_value(label, key, numbers_of(key, record[key]))
-            if label == "energy" and context.references is not None:
-                value += reference_energy(record, context.references)
-            values[label] = value * context.factors[label]
-            context.found.note(label, key)
-    return values
+    usual: dict[str, Sequence[str]] = dict(USUAL_KEYS)
+    if "energy" in wanted:
+        usual["energy"] = energy_keys(record, header)
+
+    def value_of(label: str, key: str) -> Any:
+        value = label_value(label, key, numbers_of(key, record[key]))
+        if label == "energy" and context.references is not None:
+            value += reference_energy(record, context.references)
+        return value
+
+    return read_labels(wanted, header, context.found, context.factors, usual, record, value_of)
 
 
 def _fixed(record: Mapping[str, Any], key: str | None) -> NDArray[np.bool_] | None:
@@ -268,7 +264,7 @@ def _fixed(record: Mapping[str, Any], key: str | None) -> NDArray[np.bool_] | No
     if key == IGNORED or (key is None and wanted not in record):
         return None
     if wanted not in record:
-        raise DataError(_no_key(wanted, "fixed", record))
+        raise DataError(no_key(wanted, "fixed", record))
     values = numbers_of(wanted, record[wanted]).reshape(-1)
     if not ((values == 0) | (values == 1)).all():
         raise DataError(f"'{wanted}' has other values than 0 and 1, expected 1 for a fixed atom.")
@@ -282,7 +278,7 @@ def _id(record: Mapping[str, Any], context: _Context) -> str | None:
         return None
     if key is not None:
         if key not in record:
-            raise DataError(_no_key(key, "id", record))
+            raise DataError(no_key(key, "id", record))
         return text_of(record, key)
     system, frame = text_of(record, "sid"), text_of(record, "fid")
     if pattern is None:
@@ -296,15 +292,5 @@ def _split(record: Mapping[str, Any], key: str | None) -> str | None:
     if key is None or key == IGNORED:
         return None
     if key not in record:
-        raise DataError(_no_key(key, "split", record))
-    value = str(record[key]).lower()
-    if value not in SPELLINGS:
-        raise DataError(f"'{key}' is {value!r}. {nearest_names(value, SPELLINGS)}")
-    return SPELLINGS[value]
-
-
-def _no_key(key: str, quantity: str, present: Mapping[str, Any]) -> str:
-    return (
-        f"no '{key}', which the card names under `keys.{quantity}`; the record has: "
-        f"{', '.join(sorted(present)) or 'nothing'}."
-    )
+        raise DataError(no_key(key, "split", record))
+    return split_named(f"'{key}'", str(record[key]).lower())

@@ -40,8 +40,8 @@ from lamm.data.readers.parquet_rows import (
     read_rows,
 )
 from lamm.data.readers.sdf import passing_over
-from lamm.data.splits import SPELLINGS
-from lamm.errors import ConfigError, DataError, nearest_names
+from lamm.data.splits import split_named
+from lamm.errors import ConfigError, DataError
 from lamm.schema import Frozen
 from lamm.structure import Structure
 
@@ -303,9 +303,5 @@ class _Builder:
         value = None if self.split == IGNORED else row.get(self.split)
         if value is None:
             return None
-        if str(value).lower() not in SPELLINGS:
-            raise DataError(
-                f"'{self.split}' is {value!r}. {nearest_names(str(value).lower(), SPELLINGS)}\n"
-                "  Name another column under `keys.split` in the card, or `none` to ignore it."
-            )
-        return SPELLINGS[str(value).lower()]
+        advice = "Name another column under `keys.split` in the card, or `none` to ignore it."
+        return split_named(f"'{self.split}'", str(value), advice)

@@ -24,12 +24,13 @@ from lamm.data.readers.common import (
     KeysFound,
     SkippedRecord,
     checked,
-    choose_key,
     element_numbers,
     label_value,
     open_text,
+    read_labels,
     reader_options,
     reading,
+    wanted_labels,
 )
 from lamm.errors import DataError
 from lamm.schema import Frozen
@@ -180,22 +181,18 @@ def _labels(
     found: KeysFound,
 ) -> dict[str, Any]:
     """The labels that the entry has or must have, in eV and Å."""
-    wanted = ("energy", "forces", "stress") if header.labels is None else header.labels
-    factors = header.units.factors()
-    labels: dict[str, Any] = {}
     # An empty value is no label.
     filled = [name for name in present if at(entry, name) is not None]
-    for label in wanted:
-        named = getattr(header.keys, label)
-        promised = header.labels is not None or named is not None
-        key = choose_key(label, named, USUAL_KEYS[label], filled, promised)
-        if key is not None:
-            value = label_value(label, key, at(entry, key))
-            if label == "stress" and _is_vasp_order(key, at(entry, key), options):
-                value = value[list(_VASP_TO_VOIGT)]
-            labels[label] = value * factors[label]
-            found.note(label, key)
-    return labels
+
+    def value_of(label: str, key: str) -> Any:
+        value = label_value(label, key, at(entry, key))
+        if label == "stress" and _is_vasp_order(key, at(entry, key), options):
+            value = value[list(_VASP_TO_VOIGT)]
+        return value
+
+    return read_labels(
+        wanted_labels(header), header, found, header.units.factors(), USUAL_KEYS, filled, value_of
+    )
 
 
 def _is_vasp_order(key: str, stress: Any, options: PymatgenOptions) -> bool:

@@ -26,8 +26,8 @@ from lamm.data.readers.common import (
 )
 from lamm.data.readers.format import OnError
 from lamm.data.readers.molfile import Molecule, NoStructureError, parse_molecule
-from lamm.data.splits import SPELLINGS
-from lamm.errors import DamagedFileError, DataError, nearest_names
+from lamm.data.splits import split_named
+from lamm.errors import DamagedFileError, DataError
 from lamm.schema import Frozen
 from lamm.structure import Structure
 
@@ -162,12 +162,8 @@ class StructureBuilder:
         if key is None or key == IGNORED:
             return None
         value = _first_line(molecule, key, "split")
-        if value.lower() not in SPELLINGS:
-            raise DataError(
-                f"'{key}' is {value!r}. {nearest_names(value.lower(), SPELLINGS)}\n"
-                "  Name another key under `keys.split` in the card, or leave it out."
-            )
-        return SPELLINGS[value.lower()]
+        advice = "Name another key under `keys.split` in the card, or leave it out."
+        return split_named(f"'{key}'", value, advice)
 
 
 def _first_line(molecule: Molecule, key: str, quantity: str) -> str:
