@@ -7,7 +7,8 @@ more, whatever precision the layers run in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from lamm.models.layers import (
     two_layers,
     xavier_linear,
 )
-from lamm.models.painn import Features
+from lamm.models.painn import Features, PaiNNConfig
 
 
 def _full_precision(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -32,12 +33,25 @@ def _full_precision(layer: nn.Linear, x: Tensor) -> Tensor:
         return functional.linear(x.to(dtype), layer.weight.to(dtype), bias)
 
 
+class OutputRows(Protocol):
+    """What `copy_head` has to know of a head."""
+
+    num_outputs: int
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All weights by name."""
+
+    def output_rows(self) -> list[tuple[Tensor, int, int]]:
+        """Each tensor with a row per output: the dimension of the rows, and blocks of D of them."""
+
+
 class EnergyHead(nn.Module):
     """Scalars of the atoms to D energies of each structure, Eqs. (2) and (3)."""
 
-    def __init__(self, channels: int, num_outputs: int) -> None:
+    def __init__(self, config: PaiNNConfig, num_outputs: int) -> None:
         super().__init__()
         self.num_outputs = num_outputs
+        channels = config.channels
         self.net = two_layers(channels, channels // 2, num_outputs)
 
     def forward(self, features: Features, structure_index: Tensor, num_structures: int) -> Tensor:
@@ -46,10 +60,14 @@ class EnergyHead(nn.Module):
         atomic = _full_precision(last_layer(self.net), hidden)  # (N, D)
         return segment_sum(atomic, structure_index, num_structures)
 
-    def output_rows(self) -> list[tuple[Tensor, int]]:
-        """Each tensor with a row per output, and how many blocks of D rows it has."""
+    def output_rows(self) -> list[tuple[Tensor, int, int]]:
+        """Each tensor with a row per output: the dimension of the rows, and blocks of D of them."""
         last = last_layer(self.net)
-        return [(last.weight, 1), (last.bias, 1)]
+        return [(last.weight, 0, 1), (last.bias, 0, 1)]
+
+    def idle_parameters(self) -> Iterator[nn.Parameter]:
+        """Weights that no energy depends on: none."""
+        yield from ()
 
 
 class GatedBlock(nn.Module):
@@ -76,9 +94,10 @@ class GatedBlock(nn.Module):
 class ForceHead(nn.Module):
     """Scalars and vectors of the atoms to D forces of each, Eq. (4); not the energy's gradient."""
 
-    def __init__(self, channels: int, num_outputs: int) -> None:
+    def __init__(self, config: PaiNNConfig, num_outputs: int) -> None:
         super().__init__()
         self.num_outputs = num_outputs
+        channels = config.channels
         self.first = GatedBlock(channels, channels // 2)
         self.last = GatedBlock(channels // 2, num_outputs)
 
@@ -90,17 +109,18 @@ class ForceHead(nn.Module):
             forces: Tensor = self.last(Features(scalars.to(dtype), vectors.to(dtype))).vectors
         return forces.to(torch.promote_types(dtype, torch.float32)).transpose(1, 2)
 
-    def output_rows(self) -> list[tuple[Tensor, int]]:
-        """Each tensor with a row per output, and how many blocks of D rows it has."""
+    def output_rows(self) -> list[tuple[Tensor, int, int]]:
+        """Each tensor with a row per output: the dimension of the rows, and blocks of D of them."""
         last = last_layer(self.last.net)
-        return [(self.last.vector_mix.weight, 1), (last.weight, 2), (last.bias, 2)]
+        return [(self.last.vector_mix.weight, 0, 1), (last.weight, 0, 2), (last.bias, 0, 2)]
 
-
-Head = EnergyHead | ForceHead
+    def idle_parameters(self) -> Iterator[nn.Parameter]:
+        """Weights that no force depends on: none."""
+        yield from ()
 
 
 @torch.no_grad()
-def copy_head(target: Head, source: Head, columns: Mapping[int, int]) -> None:
+def copy_head(target: OutputRows, source: OutputRows, columns: Mapping[int, int]) -> None:
     """Copy a head's shared layers, and some of its outputs, into another.
 
     Args:
@@ -108,16 +128,13 @@ def copy_head(target: Head, source: Head, columns: Mapping[int, int]) -> None:
         source: head of the same kind and width.
         columns: output of `target` to output of `source`.
     """
-    rows = {id(tensor): blocks for tensor, blocks in target.output_rows()}
+    rows = {id(tensor): (dim, blocks) for tensor, dim, blocks in target.output_rows()}
     theirs = dict(source.named_parameters())
     for name, own in target.named_parameters():
         if id(own) not in rows:
             own.copy_(theirs[name])
             continue
-        new = own.unflatten(0, (rows[id(own)], target.num_outputs))
-        old = theirs[name].unflatten(0, (rows[id(own)], source.num_outputs))
-        _copy_columns(new, old, list(columns), list(columns.values()))
-
-
-def _copy_columns(new: Tensor, old: Tensor, to: Sequence[int], of: Sequence[int]) -> None:
-    new[:, to] = old[:, of].to(new)
+        dim, blocks = rows[id(own)]
+        new = own.unflatten(dim, (blocks, target.num_outputs)).movedim(dim + 1, 0)
+        old = theirs[name].unflatten(dim, (blocks, source.num_outputs)).movedim(dim + 1, 0)
+        new[list(columns)] = old[list(columns.values())].to(new)

@@ -66,6 +66,11 @@ class PaiNNConfig(Frozen):
         return self
 
     @property
+    def highest_element(self) -> int:
+        """The last atomic number that has a row."""
+        return self.num_elements
+
+    @property
     def graph(self) -> GraphConfig:
         """The edges that PaiNN is given: each with its reverse."""
         return GraphConfig(
@@ -83,6 +88,10 @@ class Features(NamedTuple):
     """(N, C)."""
     vectors: Tensor
     """(N, 3, C)."""
+
+    def detach(self) -> Features:
+        """The same without a gradient."""
+        return Features(self.scalars.detach(), self.vectors.detach())
 
 
 class Message(nn.Module):

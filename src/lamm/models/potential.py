@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from lamm.errors import CheckpointError, ConfigError, DataError, nearest_names
 from lamm.graph.batch import GraphBatch, edge_vectors
 from lamm.graph.neighbors import GraphConfig
-from lamm.models.heads import EnergyHead, ForceHead, copy_head
+from lamm.models.architectures import ARCHITECTURES, AtomFeatures
+from lamm.models.heads import copy_head
 from lamm.models.layers import segment_sum
-from lamm.models.painn import Features, PaiNN
 from lamm.models.presets import PRESETS, ModelConfig, resolve_model
 from lamm.structure import MAX_ATOMIC_NUMBER
 from lamm.typing import JSONDict
@@ -66,10 +66,12 @@ class Potential(nn.Module):
         _check_subsets(subsets)
         self.config = config
         self.subsets = tuple(subsets)
-        channels, num_outputs = config.encoder.channels, len(subsets)
-        self.encoder = PaiNN(config.encoder)
-        self.energy_head = EnergyHead(channels, num_outputs)
-        self.force_head = ForceHead(channels, num_outputs) if config.forces == "direct" else None
+        num_outputs, kind = len(subsets), ARCHITECTURES[config.encoder.name]
+        self.encoder: Any = kind.encoder(config.encoder)
+        self.energy_head: Any = kind.energy_head(config.encoder, num_outputs)
+        self.force_head: Any = None
+        if config.forces == "direct":
+            self.force_head = kind.force_head(config.encoder, num_outputs)
         size = (num_outputs, MAX_ATOMIC_NUMBER + 1)
         self.register_buffer("reference_energies", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("known_elements", torch.zeros(size, dtype=torch.bool))
@@ -99,6 +101,7 @@ class Potential(nn.Module):
             energy = self._energy(features, batch, subset_index)
             forces = _pick(self.force_head(features), _per_atom(subset_index, batch))
             stress = None
+        energy = energy + self._idle_gradient(energy)
 
         energy_scale, force_scale = self._scales(batch, subset_index)  # (B or 1, D) each
         # What the number 1 in `forces` and in `stress` stands for, in eV/Å and eV/Å³.
@@ -116,14 +119,29 @@ class Potential(nn.Module):
         """(E, 3) in the precision of the weights."""
         return edge_vectors(batch).to(self.encoder.embedding.weight.dtype)
 
-    def _energy(self, features: Features, batch: GraphBatch, column: Tensor | None) -> Tensor:
+    def _idle_gradient(self, energy: Tensor) -> Tensor | float:
+        """A zero whose gradient is zero in all weights that no output depends on.
+
+        With it every weight has a gradient, as the sum over ranks and the optimizer expect.
+        """
+        if not torch.is_grad_enabled():
+            return 0.0
+        heads = (
+            (self.energy_head,) if self.force_head is None else (self.energy_head, self.force_head)
+        )
+        idle = [one for head in heads for one in head.idle_parameters() if one.requires_grad]
+        if not idle:
+            return 0.0
+        return torch.stack([one.flatten()[0] for one in idle]).sum().to(energy) * 0
+
+    def _energy(self, features: AtomFeatures, batch: GraphBatch, column: Tensor | None) -> Tensor:
         """Normalised energies, (B, D) or (B, 1)."""
         energy = self.energy_head(features, batch.structure_index, batch.num_structures)
         return _pick(energy, column)
 
     def _with_gradient(
         self, batch: GraphBatch, column: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Features]:
+    ) -> tuple[Tensor, Tensor, Tensor, AtomFeatures]:
         r"""Normalised energies, and what their gradient gives: forces and stress.
 
         Both follow from the gradient :math:`g_e = \partial E / \partial \vec r_e` of the edge
@@ -147,7 +165,7 @@ class Potential(nn.Module):
             forces = torch.stack([force for force, _ in results], dim=1)  # (N, D, 3)
             stress = torch.stack([one for _, one in results], dim=1)  # (B, D, 6)
         if not keep:
-            energy, features = energy.detach(), Features(*(one.detach() for one in features))
+            energy, features = energy.detach(), features.detach()
         return energy, forces, stress, features
 
     def _scales(self, batch: GraphBatch, column: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -166,7 +184,7 @@ class Potential(nn.Module):
         return segment_sum(per_atom, batch.structure_index, batch.num_structures)
 
     def _check_elements(self, atomic_numbers: Tensor) -> None:
-        highest = self.config.encoder.num_elements
+        highest = self.config.encoder.highest_element
         wrong = (atomic_numbers < 1) | (atomic_numbers > highest)
         if wrong.any():
             raise DataError(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lamm.errors import ConfigError, nearest_names
 from lamm.graph.neighbors import GraphConfig
+from lamm.models.equiformer_v2 import EquiformerV2Config
 from lamm.models.painn import PaiNNConfig
 from lamm.schema import Frozen
+
+EncoderConfig: TypeAlias = Annotated[PaiNNConfig | EquiformerV2Config, Field(discriminator="name")]
 
 
 class ModelConfig(Frozen):
@@ -21,7 +24,7 @@ class ModelConfig(Frozen):
         model: {preset: lamm-s, encoder: {channels: 256}, forces: gradient}
     """
 
-    encoder: PaiNNConfig
+    encoder: EncoderConfig
     forces: Literal["direct", "gradient"] = "direct"
     """``direct``: a head of their own, as in the paper. ``gradient``: minus the energy's gradient,
     and the stress likewise, so that energy is conserved in molecular dynamics."""
@@ -34,9 +37,15 @@ class ModelConfig(Frozen):
         if isinstance(value, dict) and "preset" in value:
             changes = {key: item for key, item in value.items() if key != "preset"}
             base = preset(value["preset"]).model_dump()
-            if isinstance(encoder := changes.get("encoder"), dict):
+            encoder = changes.get("encoder")
+            if isinstance(encoder, dict) and encoder.get("name", "") in (
+                "",
+                base["encoder"]["name"],
+            ):
                 changes["encoder"] = base["encoder"] | encoder
-            return base | changes
+            value = base | changes
+        if isinstance(value, dict) and isinstance(encoder := value.get("encoder"), dict):
+            value = value | {"encoder": {"name": "painn"} | encoder}
         return value
 
     @property
@@ -47,6 +56,7 @@ class ModelConfig(Frozen):
 
 PRESETS: dict[str, ModelConfig] = {
     "lamm-s": ModelConfig(encoder=PaiNNConfig()),
+    "lamm-l": ModelConfig(encoder=EquiformerV2Config()),
     "lamm-xs": ModelConfig(
         encoder=PaiNNConfig(
             channels=96,
@@ -57,8 +67,28 @@ PRESETS: dict[str, ModelConfig] = {
             smooth_cutoff=True,
         )
     ),
+    "lamm-xs-eq": ModelConfig(
+        encoder=EquiformerV2Config(
+            channels=32,
+            num_layers=3,
+            l_max=2,
+            m_max=2,
+            num_heads=4,
+            attention_hidden=16,
+            alpha_channels=16,
+            value_channels=8,
+            feed_forward_hidden=32,
+            edge_channels=32,
+            num_radial=64,
+            cutoff=6.0,
+            max_neighbors=20,
+            grid_resolution=10,
+            alpha_dropout=0.0,
+            drop_path=0.0,
+        )
+    ),
 }
-"""Models by name: LaMM-S of the paper, and a small PaiNN for laptops."""
+"""Models by name: LaMM-S and LaMM-L of the paper, and a small one of each kind for laptops."""
 
 
 def preset(name: str) -> ModelConfig:

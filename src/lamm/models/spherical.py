@@ -1,0 +1,173 @@
+"""Layers on the coefficients of functions on the sphere, (N, M, C): linear, norms, activations.
+
+All commute with rotations, those on a grid to the error of the grid.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lamm.models.so3 import Layout, degrees_of, grid_matrices
+
+NormName = Literal["layer_norm", "layer_norm_sh", "rms_norm_sh"]
+ActivationName = Literal["gate", "s2", "separable_s2"]
+
+EPSILON = 1e-5
+
+
+class SO3Linear(nn.Module):
+    """One matrix for each degree, and a bias on l = 0: (N, M, inputs) to (N, M, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, l_max: int) -> None:
+        super().__init__()
+        self.inputs, self.outputs, self.l_max = inputs, outputs, l_max
+        self.weight = nn.Parameter(torch.empty(l_max + 1, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        bound = 1 / math.sqrt(inputs)
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it to all coefficients."""
+        parts = [self.degree(x[:, degree**2 : (degree + 1) ** 2], degree) for degree in self.range]
+        return torch.cat(parts, dim=1)
+
+    def degree(self, x: Tensor, degree: int) -> Tensor:
+        """Apply it to the coefficients of one degree, (N, 2l + 1, inputs)."""
+        return functional.linear(x, self.weight[degree], None if degree else self.bias)
+
+    @property
+    def range(self) -> range:
+        """The degrees."""
+        return range(self.l_max + 1)
+
+
+class SphericalNorm(nn.Module):
+    r"""Bring the coefficients to mean square 1, with a gain for each degree and channel.
+
+    - ``layer_norm_sh``: l = 0 by its own mean and variance; all l > 0 together by
+      :math:`\left( \frac{1}{C\, l_{max}} \sum_{l > 0, m, c} \frac{x_{lmc}^2}{2l+1} +
+      \epsilon \right)^{-1/2}`.
+    - ``rms_norm_sh``: mean of l = 0 removed, then all degrees together.
+    - ``layer_norm``: mean of l = 0 removed, then each degree alone.
+    """
+
+    def __init__(self, name: NormName, l_max: int, channels: int) -> None:
+        super().__init__()
+        self.name, self.l_max, self.channels = name, l_max, channels
+        if name == "layer_norm_sh":
+            self.scalar = nn.LayerNorm(channels, eps=EPSILON)
+            self.weight = nn.Parameter(torch.ones(l_max, channels))
+        else:
+            self.weight = nn.Parameter(torch.ones(l_max + 1, channels))
+            self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, M, C), normalised in float32 or more."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(dtype)
+            if self.name == "layer_norm_sh":
+                rest = x[:, 1:]
+                gain = self._gain(self._inverse_rms(rest, first=1), first=1)
+                return torch.cat((self.scalar(x[:, :1]), rest * gain), dim=1)
+            x = torch.cat((x[:, :1] - x[:, :1].mean(dim=2, keepdim=True), x[:, 1:]), dim=1)
+            gain = self._gain(self._inverse_rms(x, first=0), first=0)
+            scalar = x[:, :1] * gain[:, :1] + self.bias
+            return torch.cat((scalar, x[:, 1:] * gain[:, 1:]), dim=1)
+
+    def _inverse_rms(self, x: Tensor, first: int) -> Tensor:
+        """(N, 1, 1), or (N, M, 1) where each degree has its own."""
+        square = (x * x).mean(dim=2)  # (N, M)
+        degrees = torch.from_numpy(degrees_of(self.l_max)[first:]).to(x.device)
+        share = 1 / (2 * degrees + 1).to(x.dtype)
+        if self.name == "layer_norm":
+            of_degree = x.new_zeros(len(x), self.l_max + 1).index_add(1, degrees, square * share)
+            return (of_degree + EPSILON).rsqrt().index_select(1, degrees)[:, :, None]
+        balanced = square @ (share / (self.l_max + 1 - first))  # (N,)
+        return (balanced + EPSILON).rsqrt()[:, None, None]
+
+    def _gain(self, inverse: Tensor, first: int) -> Tensor:
+        degrees = torch.from_numpy(degrees_of(self.l_max)[first:] - first).to(inverse.device)
+        return inverse * self.weight.index_select(0, degrees)
+
+
+class SphericalActivation(nn.Module):
+    r"""Non-linearity of the coefficients of a layout.
+
+    - ``s2``: SiLU of the values on a grid.
+    - ``separable_s2``: the same, but l = 0 is SiLU of a gating scalar.
+    - ``gate``: SiLU of l = 0; the other degrees times the sigmoid of a gating scalar for each.
+
+    It has no weights; its gating scalars come from the layer before.
+    """
+
+    def __init__(
+        self, name: ActivationName, layout: Layout, channels: int, resolution: int | None
+    ) -> None:
+        super().__init__()
+        self.name, self.layout, self.channels, self.resolution = name, layout, channels, resolution
+
+    @property
+    def num_gates(self) -> int:
+        """How many gating scalars it wants."""
+        per_channel = {"gate": self.layout.l_max, "s2": 0, "separable_s2": 1}[self.name]
+        return per_channel * self.channels
+
+    def forward(self, gates: Tensor, x: Tensor) -> Tensor:
+        """Gating scalars (R, num_gates) and coefficients (R, M', C) to (R, M', C)."""
+        if self.name == "gate":
+            degrees = torch.from_numpy(self.layout.degrees[1:] - 1).to(x.device)
+            opened = gates.sigmoid().unflatten(1, (self.layout.l_max, self.channels))
+            rest = x[:, 1:] * opened.index_select(1, degrees)
+            return torch.cat((functional.silu(x[:, :1]), rest), dim=1)
+        to_grid, from_grid = grid_matrices(self.layout, self.resolution, x.dtype, x.device)
+        values = functional.silu(to_grid @ _coefficients_first(x))  # (P, R C)
+        if self.name == "s2":
+            return _coefficients_last(from_grid @ values, len(x))
+        rest = _coefficients_last(from_grid[1:] @ values, len(x))
+        return torch.cat((functional.silu(gates)[:, None], rest), dim=1)
+
+
+def grid_perceptron(
+    x: Tensor,
+    first: Tensor,
+    middle: Tensor,
+    last: Tensor,
+    layout: Layout,
+    resolution: int | None,
+) -> Tensor:
+    r"""A network of three layers at each point of a grid: (R, M, H) to (R, M, H).
+
+    The first and the last layer are linear, and so are the grid's transforms G and G⁻¹: both are
+    applied to the few coefficients instead of the many points. What is computed is
+    :math:`(G^{-1} \sigma(\sigma(G (x W_1)) W_2)) W_3`, which is
+    :math:`G^{-1} (\sigma(\sigma((G x) W_1) W_2) W_3)`.
+
+    Args:
+        x: coefficients.
+        first: (H, H) W_1, transposed as in a linear layer.
+        middle: (H, H) W_2.
+        last: (H, H) W_3.
+        layout: order of the coefficients.
+        resolution: of the grid.
+    """
+    to_grid, from_grid = grid_matrices(layout, resolution, x.dtype, x.device)
+    values = to_grid @ _coefficients_first(functional.linear(x, first))  # (P, R H)
+    values = functional.silu(values).unflatten(1, (len(x), -1))  # (P, R, H)
+    values = functional.silu(functional.linear(values, middle)).flatten(1)
+    return functional.linear(_coefficients_last(from_grid @ values, len(x)), last)
+
+
+def _coefficients_first(x: Tensor) -> Tensor:
+    """(R, M, C) to (M, R C), so that the grid's transform is one product."""
+    return x.transpose(0, 1).flatten(1)
+
+
+def _coefficients_last(x: Tensor, rows: int) -> Tensor:
+    """(M, R C) to (R, M, C)."""
+    return x.unflatten(1, (rows, -1)).transpose(0, 1)
