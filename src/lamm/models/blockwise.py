@@ -172,8 +172,9 @@ class _Blockwise(torch.autograd.Function):
                     d_values = grad.index_select(0, plan.into.index[start:stop])
                 if product:
                     with torch.no_grad():
-                        d_values, found = multiply_backward(values.detach(), product, d_values)
-                    _add(product_grads, found)
+                        d_values = multiply_backward(
+                            values.detach(), product, d_values, product_grads
+                        )
                 wanted = [one for one in (*inputs, *leaves) if one.requires_grad]
                 parts = iter(torch.autograd.grad(values, wanted, d_values.to(values.dtype)))
                 for one, total, given in zip(rows, row_grads, inputs, strict=True):

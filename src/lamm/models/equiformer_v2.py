@@ -25,6 +25,7 @@ from torch.nn import functional
 from lamm.errors import ConfigError
 from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
+from lamm.models.bands import Radial, radial_product, sort_radial
 from lamm.models.blockwise import Into, Rows, blockwise
 from lamm.models.layers import segment_sum
 from lamm.models.so2 import SO2Convolution
@@ -149,14 +150,19 @@ class EdgeFrames(NamedTuple):
     """(E,) atomic number of j."""
     target_element: Tensor
     """(E,)."""
-    radial: Tensor
-    """(E, K) Gaussians of the distance."""
+    radial: Radial
+    """Gaussians of the distance."""
     wigner: Tensor
     """(E, M', M) from the atoms' frame to the edge's."""
     num_atoms: int
     """N."""
     block: int | None
     """Edges that are worked on at a time."""
+
+    @property
+    def grid_block(self) -> int | None:
+        """Edges whose grids are made at a time."""
+        return None if self.block is None else max(self.block // 4, 1)
 
     @property
     def atom_block(self) -> int | None:
@@ -217,7 +223,7 @@ class RadialNetwork(nn.Module):
         """
         first = self.net[0]
         assert isinstance(first, nn.Linear)
-        hidden = functional.linear(edges.radial, first.weight[:, : self.num_radial], first.bias)
+        hidden = radial_product(edges.radial, first.weight[:, : self.num_radial]) + first.bias
         if self.source is not None and self.target is not None:
             width = self.source.embedding_dim
             of_source, of_target = first.weight[:, self.num_radial :].split(width, dim=1)
@@ -354,12 +360,12 @@ class Attention(nn.Module):
         bias: Tensor,
     ) -> Tensor:
         """Both atoms' coefficients in the edges' frames, times the radial functions."""
-        pair = torch.cat((source, target), dim=2)  # (E, M, 2C)
-        radial = functional.linear(hidden, weight, bias).unflatten(1, (-1, pair.shape[2]))
+        radial = functional.linear(hidden, weight, bias).unflatten(1, (-1, 2 * self.channels))
         if self.shared_radial:
             degrees = torch.from_numpy(_all_degrees(self.layout)).to(radial.device)
+            pair = torch.cat((source, target), dim=2)  # (E, M, 2C)
             return (wigner @ (pair * radial.index_select(1, degrees))).flatten(1)
-        along = wigner @ pair  # (E, M', 2C)
+        along = torch.cat((wigner @ source, wigner @ target), dim=2)  # (E, M', 2C)
         parts, start, row = [], 0, 0
         for m in range(self.layout.m_max + 1):
             count, signs = self.layout.count(m), 2 if m else 1
@@ -395,9 +401,11 @@ class Attention(nn.Module):
         self, alpha: Tensor, hidden: Tensor, edges: EdgeFrames, degree: int | None
     ) -> Tensor:
         """Sum of the values of all neighbours, (N, M or 2l + 1, heads * value_channels)."""
+        gates, x = hidden.split(self.activation.split_sizes, dim=1)
+        x = self.activation(gates, x.unflatten(1, (self.layout.size, -1)), edges.grid_block)
         values = blockwise(
-            self._activate,
-            (Rows(hidden),),
+            _same,
+            (Rows(x.flatten(1)),),
             block=edges.block,
             product=self.convolution_2.weights(degree),
         )
@@ -412,13 +420,6 @@ class Attention(nn.Module):
             block=edges.block,
             into=Into(edges.target, edges.num_atoms),
         )
-
-    def _activate(self, hidden: Tensor) -> Tensor:
-        """Gates and coefficients to coefficients, (E, M' H)."""
-        gates = hidden[:, : self.activation.num_gates]
-        x = hidden[:, self.activation.num_gates :].unflatten(1, (self.layout.size, -1))
-        result: Tensor = self.activation(gates, x)
-        return result.flatten(1)
 
     def _send(self, values: Tensor, alpha: Tensor, wigner: Tensor) -> Tensor:
         return turn_back(self._weighted(values, alpha, wigner.shape[1]), wigner, self.layout)
@@ -436,6 +437,10 @@ class Attention(nn.Module):
         """Values (E, rows, heads * value_channels) times attention weights (E, heads)."""
         split = values.unflatten(1, (rows, self.heads, -1))
         return (split * alpha[:, None, :, None]).flatten(2)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def _all_degrees(layout: Layout):
@@ -577,23 +582,27 @@ class EquiformerV2(nn.Module):
         source, target = batch.edge_index[0], batch.edge_index[1]
         # Training on gradient forces differentiates twice, which blocks can't.
         twice = vectors.requires_grad and self.training
+        block = None if twice else self.config.edge_block
         return EdgeFrames(
             source=source,
             target=target,
             source_element=batch.atomic_numbers.index_select(0, source),
             target_element=batch.atomic_numbers.index_select(0, target),
-            radial=self._radial(torch.linalg.vector_norm(vectors, dim=1)),
+            radial=self._radial(torch.linalg.vector_norm(vectors, dim=1), block),
             wigner=edge_wigner(vectors, self.config.edge_layout),
             num_atoms=len(batch.atomic_numbers),
-            block=None if twice else self.config.edge_block,
+            block=block,
         )
 
-    def _radial(self, distance: Tensor) -> Tensor:
-        """Gaussians of the distance, (E,) in Å to (E, K)."""
+    def _radial(self, distance: Tensor, block: int | None) -> Radial:
+        """Gaussians of the distance (E,) in Å, whose bands pay on a CPU alone."""
         count, cutoff = self.config.num_radial, self.config.cutoff
         centres = torch.arange(count, device=distance.device, dtype=distance.dtype)
-        steps = distance[:, None] * ((count - 1) / cutoff) - centres  # (E, K)
-        return torch.exp(-0.5 * (steps / RADIAL_WIDTH) ** 2)
+        steps = distance * ((count - 1) / cutoff)  # (E,)
+        values = torch.exp(-0.5 * ((steps[:, None] - centres) / RADIAL_WIDTH) ** 2)  # (E, K)
+        if block is None or distance.device.type != "cpu":
+            return Radial(values)
+        return sort_radial(values, steps, RADIAL_WIDTH)
 
 
 @torch.no_grad()

@@ -26,10 +26,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lamm.models.bands import Band, find_bands
 from lamm.models.layers import segment_sum
-
-REACH = {torch.float64: 9}
-"""Spacings of the centres beyond which a Gaussian is below rounding; 7 in lower precision."""
 
 
 class Edges(NamedTuple):
@@ -43,22 +41,6 @@ class Edges(NamedTuple):
     """(E, 3) from i to j."""
     radial: Tensor
     """(E, K + 1) radial functions e, and u, the factor of the filter's bias."""
-
-
-class Band(NamedTuple):
-    """A block of pairs of like distance, and the Gaussians that it meets."""
-
-    start: int
-    stop: int
-    """First and last + 1 pair."""
-    low: int
-    high: int
-    """First and last + 1 Gaussian."""
-
-    @property
-    def edges(self) -> slice:
-        """Where both directions of the pairs are in `Pairs`."""
-        return slice(2 * self.start, 2 * self.stop)
 
 
 class Pairs(NamedTuple):
@@ -115,14 +97,7 @@ def group_pairs(half: Edges, steps: Tensor, block: int) -> Pairs:
         steps: (P,) their distances in units of the spacing of the Gaussians' centres.
         block: pairs per band.
     """
-    num_radial = half.radial.shape[1] - 1
-    reach = REACH.get(steps.dtype, 7)
-    bands = []
-    for start in range(0, len(steps), block):
-        stop = min(start + block, len(steps))
-        low = min(max(int(steps[start]) - reach, 0), num_radial - 1)
-        high = min(int(steps[stop - 1]) + reach + 2, num_radial)
-        bands.append(Band(start, stop, low, max(high, low + 1)))
+    bands = find_bands(steps, half.radial.shape[1] - 1, 1, block)
 
     def both(one: Tensor, other: Tensor) -> Tensor:
         """Each band of `one`, followed by the same band of `other`."""
@@ -130,7 +105,12 @@ def group_pairs(half: Edges, steps: Tensor, block: int) -> Pairs:
         return torch.cat(parts) if parts else one
 
     source, target = both(half.source, half.target), both(half.target, half.source)
-    return Pairs(source, target, both(half.unit, -half.unit), half.radial, tuple(bands))
+    return Pairs(source, target, both(half.unit, -half.unit), half.radial, bands)
+
+
+def _edges(band: Band) -> slice:
+    """Where both directions of a band's pairs are in `Pairs`."""
+    return slice(2 * band.start, 2 * band.stop)
 
 
 def _parts(rows: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,13 +132,13 @@ class _PairMessages(torch.autograd.Function):
         received = torch.zeros_like(sent)  # (N, 5C), the last C of no use
         for band in pairs.bands:
             w_a, w_b, w_c = _filters(table, radial, band)[1].split(channels, dim=-1)
-            rows = sent.index_select(0, pairs.source[band.edges])  # (2P, 5C), changed in place
+            rows = sent.index_select(0, pairs.source[_edges(band)])  # (2P, 5C), changed in place
             alpha, beta, gamma = _parts(rows.unflatten(0, (2, -1)), channels)
             alpha.mul_(w_a)
             gamma.mul_(w_c)
             beta.mul_(w_b[:, None])
-            beta.addcmul_(unit[band.edges].unflatten(0, (2, -1))[..., None], gamma[:, :, None])
-            received.index_add_(0, pairs.target[band.edges], rows)
+            beta.addcmul_(unit[_edges(band)].unflatten(0, (2, -1))[..., None], gamma[:, :, None])
+            received.index_add_(0, pairs.target[_edges(band)], rows)
         return received[:, : 4 * channels]
 
     @staticmethod
@@ -174,10 +154,10 @@ class _PairMessages(torch.autograd.Function):
         for band in pairs.bands:
             gaussians, filters = _filters(table, radial, band)
             w_a, w_b, w_c = filters.split(channels, dim=-1)  # (P, C) each
-            direction = unit[band.edges].unflatten(0, (2, -1))[..., None]  # (2, P, 3, 1)
-            arrived = grad.index_select(0, pairs.target[band.edges]).unflatten(0, (2, -1))
+            direction = unit[_edges(band)].unflatten(0, (2, -1))[..., None]  # (2, P, 3, 1)
+            arrived = grad.index_select(0, pairs.target[_edges(band)]).unflatten(0, (2, -1))
             g_s, g_v = arrived[..., :channels], arrived[..., channels:].unflatten(-1, (3, channels))
-            rows = sent.index_select(0, pairs.source[band.edges])  # (2P, 5C), changed in place
+            rows = sent.index_select(0, pairs.source[_edges(band)])  # (2P, 5C), changed in place
             alpha, beta, gamma = _parts(rows.unflatten(0, (2, -1)), channels)
 
             g_r = direction[:, :, 0] * g_v[:, :, 0]  # (2, P, C) along the edge
@@ -197,7 +177,7 @@ class _PairMessages(torch.autograd.Function):
 
             if d_unit is not None:
                 along = (gamma * w_c)[:, :, None] * g_v  # (2, P, 3, C)
-                d_unit[band.edges] = along.sum(dim=-1).flatten(0, 1)
+                d_unit[_edges(band)] = along.sum(dim=-1).flatten(0, 1)
             if d_radial is not None:
                 near = d_filters @ _rows(table, band).T
                 d_radial[band.start : band.stop, band.low : band.high] = near[:, :-1]
@@ -206,7 +186,7 @@ class _PairMessages(torch.autograd.Function):
             torch.mul(g_s, w_a, out=alpha)
             torch.mul(g_v, w_b[:, None], out=beta)
             torch.mul(g_r, w_c, out=gamma)
-            d_sent.index_add_(0, pairs.source[band.edges], rows)
+            d_sent.index_add_(0, pairs.source[_edges(band)], rows)
         return d_sent, d_table, d_unit, d_radial, None
 
 

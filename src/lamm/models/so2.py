@@ -22,7 +22,7 @@ throw the input away and compute it again (`lamm.models.blockwise`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,16 +47,17 @@ class SO2Convolution(nn.Module):
         self.inputs, self.outputs, self.layout, self.extra = inputs, outputs, layout, extra
         degrees = layout.l_max + 1
         self.zero = nn.Linear(degrees * inputs, extra + degrees * outputs)
-        self.nonzero = nn.ModuleList(
+        nonzero = [
             nn.Linear(layout.count(m) * inputs, 2 * layout.count(m) * outputs, bias=False)
             for m in range(1, layout.m_max + 1)
-        )
+        ]
         with torch.no_grad():
-            for layer in self.nonzero:  # each of its outputs is the sum of two products
+            for layer in nonzero:  # each of its outputs is the sum of two products
                 layer.weight.mul_(1 / math.sqrt(2))
+        self.nonzero = nn.ModuleList(nonzero)
 
     def weights(self, degree: int | None = None) -> list[Tensor]:
-        """Bias, W_0, then real and imaginary part for each m > 0, as `multiply` takes them.
+        r"""What `multiply` takes: b, W_0, then W^r, W^r + W^i and W^i - W^r for each m > 0.
 
         Args:
             degree: leave out the outputs of all other degrees, and orders that it hasn't.
@@ -72,7 +73,10 @@ class SO2Convolution(nn.Module):
                 (self._rows(real, degree, m), self._rows(imaginary, degree, m))
                 for m, (real, imaginary) in enumerate(pairs[:degree], start=1)
             ]
-        return [bias, zero, *(part for pair in pairs for part in pair)]
+        weights = [bias, zero]
+        for real, imaginary in pairs:
+            weights += [real, real + imaginary, imaginary - real]
+        return weights
 
     def _rows(self, weight: Tensor, degree: int, m: int) -> Tensor:
         """The rows of a matrix of order m that make one degree."""
@@ -93,51 +97,68 @@ def multiply(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     bias, zero = weights[:2]
     start = zero.shape[1]
     parts = [functional.linear(x[:, :start], zero, bias)]
-    for real, imaginary in zip(weights[2::2], weights[3::2], strict=True):
-        width = real.shape[1]
-        plus, minus = x[:, start : start + width], x[:, start + width : start + 2 * width]
+    for real, total, difference in _triples(weights):
+        plus, minus = _signs(x, start, real.shape[1])
         shared = (plus + minus) @ real.T
-        parts += [
-            shared - minus @ (real + imaginary).T,
-            shared + plus @ (imaginary - real).T,
-        ]
-        start += 2 * width
+        parts += [shared - minus @ total.T, shared + plus @ difference.T]
+        start += 2 * real.shape[1]
     return torch.cat(parts, dim=1)
 
 
 def multiply_backward(
-    x: Tensor, weights: Sequence[Tensor], grad: Tensor
-) -> tuple[Tensor, list[Tensor]]:
+    x: Tensor, weights: Sequence[Tensor], grad: Tensor, totals: Sequence[Tensor | None]
+) -> Tensor:
     """Gradients of `multiply` by its input and by its weights.
 
     Args:
         x: (E, M' inputs) its input.
         weights: its weights.
         grad: (E, extra + M' outputs) of its output.
+        totals: the weights' gradients are added to these, where there are any.
 
     Returns:
-        (E, M' inputs), and one for each of the weights.
+        (E, M' inputs) of the input.
     """
     zero = weights[1]
-    d_x = torch.zeros_like(x) if _covered(weights) < x.shape[1] else torch.empty_like(x)
     start, place = zero.shape[1], zero.shape[0]
     d_zero = grad[:, :place]
-    d_x[:, :start] = d_zero @ zero
-    d_weights = [d_zero.sum(dim=0), d_zero.T @ x[:, :start]]
-    for real, imaginary in zip(weights[2::2], weights[3::2], strict=True):
+    if totals[0] is not None:
+        totals[0].add_(d_zero.sum(dim=0))
+    _add_product(totals[1], d_zero, x[:, :start])
+    parts = [d_zero @ zero]
+    for number, (real, total, difference) in enumerate(_triples(weights)):
         height, width = real.shape
-        plus, minus = x[:, start : start + width], x[:, start + width : start + 2 * width]
-        d_plus, d_minus = grad[:, place : place + height], grad[:, place + height :][:, :height]
-        shared = (d_plus + d_minus) @ real
-        d_x[:, start : start + width] = shared + d_minus @ (imaginary - real)
-        d_x[:, start + width : start + 2 * width] = shared - d_plus @ (real + imaginary)
-        both = (d_plus + d_minus).T @ (plus + minus)
-        of_plus, of_minus = d_minus.T @ plus, d_plus.T @ minus
-        d_weights += [both - of_plus - of_minus, of_plus - of_minus]
+        plus, minus = _signs(x, start, width)
+        d_plus, d_minus = _signs(grad, place, height)
+        both = d_plus + d_minus
+        shared = both @ real
+        parts += [shared + d_minus @ difference, shared - d_plus @ total]
+        of_real, of_total, of_difference = totals[2 + 3 * number : 5 + 3 * number]
+        _add_product(of_real, both, plus + minus)
+        _add_product(of_total, d_plus, minus, -1)
+        _add_product(of_difference, d_minus, plus)
         start, place = start + 2 * width, place + 2 * height
-    return d_x, d_weights
+    if start < x.shape[1]:
+        parts.append(parts[0].new_zeros(len(x), x.shape[1] - start))
+    return torch.cat(parts, dim=1)
 
 
-def _covered(weights: Sequence[Tensor]) -> int:
-    """Number of columns of the input that the weights multiply."""
-    return weights[1].shape[1] + 2 * sum(real.shape[1] for real in weights[2::2])
+def _triples(weights: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The three matrices of each m > 0."""
+    return zip(weights[2::3], weights[3::3], weights[4::3], strict=True)
+
+
+def _signs(x: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """Columns of +m and of -m, `width` each, from column `start` on."""
+    return x[:, start : start + width], x[:, start + width : start + 2 * width]
+
+
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor, sign: int = 1) -> None:
+    """total += sign left^T right."""
+    if total is None:
+        return
+    if left.dtype == right.dtype == total.dtype:
+        with torch.autocast(total.device.type, enabled=False):
+            total.addmm_(left.T, right, alpha=sign)
+    else:
+        total.add_(left.T @ right, alpha=sign)

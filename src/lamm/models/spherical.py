@@ -6,10 +6,11 @@ All commute with rotations, those on a grid to the error of the grid.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from lamm.models.so3 import Layout, degrees_of, grid_matrices
@@ -118,19 +119,63 @@ class SphericalActivation(nn.Module):
         per_channel = {"gate": self.layout.l_max, "s2": 0, "separable_s2": 1}[self.name]
         return per_channel * self.channels
 
-    def forward(self, gates: Tensor, x: Tensor) -> Tensor:
-        """Gating scalars (R, num_gates) and coefficients (R, M', C) to (R, M', C)."""
+    @property
+    def split_sizes(self) -> tuple[int, int]:
+        """Numbers of gating scalars and of coefficients times channels."""
+        return self.num_gates, self.layout.size * self.channels
+
+    def forward(self, gates: Tensor, x: Tensor, block: int | None = None) -> Tensor:
+        """Apply it.
+
+        Args:
+            gates: gating scalars (R, num_gates).
+            x: coefficients (R, M', C).
+            block: rows whose grid is made at a time, and made again in the backward pass, which
+                can then be done once only; None: all of them.
+
+        Returns:
+            (R, M', C).
+        """
         if self.name == "gate":
             degrees = torch.from_numpy(self.layout.degrees[1:] - 1).to(x.device)
             opened = gates.sigmoid().unflatten(1, (self.layout.l_max, self.channels))
             rest = x[:, 1:] * opened.index_select(1, degrees)
             return torch.cat((functional.silu(x[:, :1]), rest), dim=1)
         to_grid, from_grid = grid_matrices(self.layout, self.resolution, x.dtype, x.device)
-        values = functional.silu(to_grid @ _coefficients_first(x))  # (P, R C)
-        if self.name == "s2":
-            return _coefficients_last(from_grid @ values, len(x))
-        rest = _coefficients_last(from_grid[1:] @ values, len(x))
-        return torch.cat((functional.silu(gates)[:, None], rest), dim=1)
+        first = 0 if self.name == "s2" else 1  # the first coefficient that the grid gives
+        from_grid = from_grid[first:]
+        if block is None:
+            values = functional.silu(to_grid @ _coefficients_first(x))  # (P, R C)
+            result = _coefficients_last(from_grid @ values, len(x))
+        else:
+            result = _GridSiLU.apply(x, to_grid, from_grid, block)  # type: ignore[no-untyped-call]
+        return torch.cat((functional.silu(gates)[:, None], result), dim=1) if first else result
+
+
+class _GridSiLU(torch.autograd.Function):
+    """SiLU on a grid, whose points are never kept: 324 of them stand for 19 coefficients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, to_grid: Tensor, from_grid: Tensor, block: int) -> Tensor:
+        ctx.save_for_backward(x, to_grid, from_grid)
+        ctx.block = block
+        parts = []
+        for rows in x.split(block):
+            values = functional.silu(to_grid @ _coefficients_first(rows), inplace=True)
+            parts.append(_coefficients_last(from_grid @ values, len(rows)))
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, to_grid, from_grid = ctx.saved_tensors
+        parts = []
+        for rows, d_rows in zip(x.split(ctx.block), grad.split(ctx.block), strict=True):
+            before = to_grid @ _coefficients_first(rows)
+            d_values = from_grid.T @ _coefficients_first(d_rows.to(x.dtype))
+            d_before = torch.ops.aten.silu_backward(d_values, before)
+            parts.append(_coefficients_last(to_grid.T @ d_before, len(rows)))
+        return torch.cat(parts), None, None, None
 
 
 def grid_perceptron(
