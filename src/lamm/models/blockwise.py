@@ -29,20 +29,20 @@ class Rows(NamedTuple):
 
     values: Tensor
     """(R, ...) a row for each output row, or, with an index, (N, ...)."""
-    index: Tensor | None = None
+    which: Tensor | None = None
     """(R,) the row of `values` that each output row is made of."""
 
     def of(self, start: int, stop: int) -> Tensor:
         """The input of rows `start` to `stop` - 1."""
-        if self.index is None:
+        if self.which is None:
             return self.values[start:stop]
-        return self.values.index_select(0, self.index[start:stop])
+        return self.values.index_select(0, self.which[start:stop])
 
 
 class Into(NamedTuple):
     """Where the function's outputs are summed up."""
 
-    index: Tensor
+    which: Tensor
     """(R,) the row of the sum that each output row belongs to."""
     size: int
     """Rows of the sum."""
@@ -79,8 +79,8 @@ def blockwise(
             return values
         dtype = torch.promote_types(values.dtype, torch.float32)
         total = values.new_zeros((into.size, *values.shape[1:]), dtype=dtype)
-        return total.index_add(0, into.index, values.to(dtype))
-    plan = _Plan(function, tuple(one.index for one in rows), len(shared), block, into)
+        return total.index_add(0, into.which, values.to(dtype))
+    plan = _Plan(function, tuple(one.which for one in rows), len(shared), block, into)
     tensors = (*(one.values for one in rows), *shared, *product)
     result: Tensor = _Blockwise.apply(plan, *tensors)  # type: ignore[no-untyped-call]
     return result
@@ -88,7 +88,7 @@ def blockwise(
 
 def _length(rows: Sequence[Rows]) -> int:
     first = rows[0]
-    return len(first.values if first.index is None else first.index)
+    return len(first.values if first.which is None else first.which)
 
 
 class _Plan(NamedTuple):
@@ -103,7 +103,7 @@ class _Plan(NamedTuple):
     def split(self, tensors: Sequence[Tensor]) -> tuple[list[Rows], list[Tensor], list[Tensor]]:
         """Rows, shared inputs and weights of the product."""
         count = len(self.indices)
-        rows = [Rows(one, index) for one, index in zip(tensors, self.indices, strict=False)]
+        rows = [Rows(one, which) for one, which in zip(tensors, self.indices, strict=False)]
         rest = list(tensors[count:])
         return rows, rest[: self.num_shared], rest[self.num_shared :]
 
@@ -141,7 +141,7 @@ class _Blockwise(torch.autograd.Function):
                     dtype = torch.promote_types(values.dtype, torch.float32)
                     shape = (plan.into.size, *values.shape[1:])
                     result = values.new_zeros(shape, dtype=dtype)
-                result.index_add_(0, plan.into.index[start:stop], values.to(result.dtype))
+                result.index_add_(0, plan.into.which[start:stop], values.to(result.dtype))
         assert result is not None
         return result
 
@@ -169,7 +169,7 @@ class _Blockwise(torch.autograd.Function):
                 if plan.into is None:
                     d_values = grad[start:stop]
                 else:
-                    d_values = grad.index_select(0, plan.into.index[start:stop])
+                    d_values = grad.index_select(0, plan.into.which[start:stop])
                 if product:
                     with torch.no_grad():
                         d_values = multiply_backward(
@@ -180,10 +180,10 @@ class _Blockwise(torch.autograd.Function):
                 for one, total, given in zip(rows, row_grads, inputs, strict=True):
                     if total is not None and given.requires_grad:
                         part = next(parts)
-                        if one.index is None:
+                        if one.which is None:
                             total[start:stop] = part
                         else:
-                            total.index_add_(0, one.index[start:stop], part)
+                            total.index_add_(0, one.which[start:stop], part)
                 _add([one for one in shared_grads if one is not None], list(parts))
         return (None, *grads)
 

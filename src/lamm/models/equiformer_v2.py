@@ -29,7 +29,7 @@ from lamm.models.bands import Radial, radial_product, sort_radial
 from lamm.models.blockwise import Into, Rows, blockwise
 from lamm.models.layers import segment_sum
 from lamm.models.so2 import SO2Convolution
-from lamm.models.so3 import Layout, edge_wigner, num_coefficients
+from lamm.models.so3 import Layout, constant, edge_wigner, num_coefficients, rows_of_degree
 from lamm.models.spherical import (
     ActivationName,
     NormName,
@@ -259,31 +259,33 @@ class DegreeEmbedding(nn.Module):
 
     def forward(self, edges: EdgeFrames) -> Tensor:
         """(N, M, C)."""
+        rescale = constant(self.layout, "rescale", edges.wigner.device).to(edges.wigner.dtype)
         total = blockwise(
             self._send,
             (Rows(self.radial(edges)), Rows(edges.wigner)),
-            self.radial.expand,
+            (*self.radial.expand, rescale),
             block=edges.block,
             into=Into(edges.target, edges.num_atoms),
         )
         return total / self.average_degree
 
-    def _send(self, hidden: Tensor, wigner: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def _send(
+        self, hidden: Tensor, wigner: Tensor, weight: Tensor, bias: Tensor, rescale: Tensor
+    ) -> Tensor:
         """Radial functions as m = 0 coefficients, turned back from the edges' frames."""
         degrees = self.layout.l_max + 1
         along = functional.linear(hidden, weight, bias).unflatten(1, (degrees, self.channels))
-        return turn_back(along, wigner[:, :degrees], self.layout)
+        return turn_back(along, wigner[:, :degrees], rescale[:degrees])
 
 
-def turn_back(along: Tensor, wigner: Tensor, layout: Layout) -> Tensor:
+def turn_back(along: Tensor, wigner: Tensor, rescale: Tensor) -> Tensor:
     """From the edges' frames to the atoms': (E, R, C) to (E, M, C).
 
     Args:
-        along: the first R coefficients of the layout.
-        wigner: (E, R, M).
-        layout: degrees that it cuts are scaled up.
+        along: coefficients in the edges' frames.
+        wigner: (E, R, M) from the atoms' frame to the edges'.
+        rescale: (R,) of `Layout`.
     """
-    rescale = torch.from_numpy(layout.rescale[: along.shape[1]]).to(along)
     return wigner.transpose(1, 2) @ (along * rescale[:, None])
 
 
@@ -303,7 +305,7 @@ class Attention(nn.Module):
     def __init__(self, config: EquiformerV2Config, outputs: int, dropout: float) -> None:
         super().__init__()
         layout, hidden = config.edge_layout, config.attention_hidden
-        self.layout, self.channels = layout, config.channels
+        self.layout, self.atom_layout, self.channels = layout, config.atom_layout, config.channels
         self.heads, self.alpha_channels = config.num_heads, config.alpha_channels
         self.shared_radial, self.dropout = config.shared_radial, dropout
         self.activation = SphericalActivation(
@@ -325,7 +327,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, edges: EdgeFrames) -> Tensor:
         """Changes (N, M, outputs) of the coefficients (N, M, C)."""
         alpha, hidden = self._hidden(x, edges)
-        return self.project(self._gather(alpha, hidden, edges, None))
+        result: Tensor = self.project(self._gather(alpha, hidden, edges, None))
+        return result
 
     def degree(self, x: Tensor, edges: EdgeFrames, degree: int) -> Tensor:
         """The one degree of `forward`, (N, 2l + 1, outputs), at less cost."""
@@ -333,7 +336,7 @@ class Attention(nn.Module):
         return self.project.degree(self._gather(alpha, hidden, edges, degree), degree)
 
     def _hidden(self, x: Tensor, edges: EdgeFrames) -> tuple[Tensor, Tensor]:
-        """Attention weights (E, heads), and gates and coefficients (E, ...) between convolutions."""
+        """Attention weights (E, heads), and what is between the convolutions (E, ...)."""
         rows = (
             Rows(x, edges.source),
             Rows(x, edges.target),
@@ -362,9 +365,10 @@ class Attention(nn.Module):
         """Both atoms' coefficients in the edges' frames, times the radial functions."""
         radial = functional.linear(hidden, weight, bias).unflatten(1, (-1, 2 * self.channels))
         if self.shared_radial:
-            degrees = torch.from_numpy(_all_degrees(self.layout)).to(radial.device)
+            degrees = constant(self.atom_layout, "degrees", radial.device)
             pair = torch.cat((source, target), dim=2)  # (E, M, 2C)
-            return (wigner @ (pair * radial.index_select(1, degrees))).flatten(1)
+            turned: Tensor = wigner @ (pair * radial.index_select(1, degrees))
+            return turned.flatten(1)
         along = torch.cat((wigner @ source, wigner @ target), dim=2)  # (E, M', 2C)
         parts, start, row = [], 0, 0
         for m in range(self.layout.m_max + 1):
@@ -390,11 +394,17 @@ class Attention(nn.Module):
         weights = segment_softmax(logits.to(dtype), edges.target, edges.num_atoms)
         return functional.dropout(weights, self.dropout, self.training)
 
-    def _logits(self, scores: Tensor, score: Tensor, *norm: Tensor) -> Tensor:
+    def _logits(
+        self,
+        scores: Tensor,
+        score: Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """(E, heads)."""
         scores = scores.unflatten(1, (self.heads, self.alpha_channels))
-        if norm:
-            scores = functional.layer_norm(scores, (self.alpha_channels,), *norm)
+        if weight is not None:
+            scores = functional.layer_norm(scores, (self.alpha_channels,), weight, bias)
         return (smooth_leaky_relu(scores) * score).sum(dim=2)
 
     def _gather(
@@ -409,42 +419,28 @@ class Attention(nn.Module):
             block=edges.block,
             product=self.convolution_2.weights(degree),
         )
-        wigner = edges.wigner
+        wigner, rescale = edges.wigner, constant(self.layout, "rescale", x.device).to(x.dtype)
         if degree is not None:
             # Rows of this degree alone; the convolution's outputs come in the same order.
-            keep = torch.from_numpy((self.layout.degrees == degree).nonzero()[0]).to(wigner.device)
+            keep = rows_of_degree(self.layout, degree, x.device)
             wigner = wigner.index_select(1, keep)[:, :, degree**2 : (degree + 1) ** 2]
+            rescale = rescale.index_select(0, keep)
         return blockwise(
-            self._send if degree is None else self._send_degree(degree),
+            self._send,
             (Rows(values), Rows(alpha), Rows(wigner)),
+            (rescale,),
             block=edges.block,
             into=Into(edges.target, edges.num_atoms),
         )
 
-    def _send(self, values: Tensor, alpha: Tensor, wigner: Tensor) -> Tensor:
-        return turn_back(self._weighted(values, alpha, wigner.shape[1]), wigner, self.layout)
-
-    def _send_degree(self, degree: int):
-        factor = float(self.layout.rescale[self.layout.degrees == degree][0])
-
-        def send(values: Tensor, alpha: Tensor, wigner: Tensor) -> Tensor:
-            weighted = self._weighted(values, alpha, wigner.shape[1])
-            return wigner.transpose(1, 2) @ (weighted * factor)
-
-        return send
-
-    def _weighted(self, values: Tensor, alpha: Tensor, rows: int) -> Tensor:
-        """Values (E, rows, heads * value_channels) times attention weights (E, heads)."""
-        split = values.unflatten(1, (rows, self.heads, -1))
-        return (split * alpha[:, None, :, None]).flatten(2)
+    def _send(self, values: Tensor, alpha: Tensor, wigner: Tensor, rescale: Tensor) -> Tensor:
+        """Values (E, ...) times attention weights (E, heads), turned back to the atoms' frame."""
+        split = values.unflatten(1, (wigner.shape[1], self.heads, -1))
+        return turn_back((split * alpha[:, None, :, None]).flatten(2), wigner, rescale)
 
 
 def _same(x: Tensor) -> Tensor:
     return x
-
-
-def _all_degrees(layout: Layout):
-    return Layout(layout.l_max, layout.l_max, by_degree=True).degrees
 
 
 def smooth_leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
@@ -491,7 +487,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, block: int | None) -> Tensor:
         """Apply it, to so many atoms at a time."""
-        return self.linear_2(self._hidden(x, block))
+        result: Tensor = self.linear_2(self._hidden(x, block))
+        return result
 
     def scalars(self, x: Tensor, block: int | None) -> Tensor:
         """The l = 0 coefficients of `forward`, (N, outputs), at less cost."""
@@ -506,7 +503,7 @@ class FeedForward(nn.Module):
         return self.linear_2.degree(hidden, 0)
 
     def _hidden(self, x: Tensor, block: int | None) -> Tensor:
-        hidden = self.linear_1(x)
+        hidden: Tensor = self.linear_1(x)
         if self.grid is not None:
             weights = tuple(self.grid.parameters())
             hidden = blockwise(self._on_grid, (Rows(hidden),), weights, block=block)

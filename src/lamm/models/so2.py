@@ -63,12 +63,13 @@ class SO2Convolution(nn.Module):
             degree: leave out the outputs of all other degrees, and orders that it hasn't.
         """
         zero, bias = self.zero.weight, self.zero.bias
-        pairs = [layer.weight.chunk(2) for layer in self.nonzero]
+        pairs = [tuple(weight.chunk(2)) for weight in self.nonzero.parameters()]
         if degree is not None:
             first = self.extra + degree * self.outputs
-            keep = [*range(self.extra), *range(first, first + self.outputs)]
-            rows = torch.tensor(keep, device=zero.device)
-            zero, bias = zero.index_select(0, rows), bias.index_select(0, rows)
+            zero, bias = (
+                torch.cat((one[: self.extra], one[first : first + self.outputs]))
+                for one in (zero, bias)
+            )
             pairs = [
                 (self._rows(real, degree, m), self._rows(imaginary, degree, m))
                 for m, (real, imaginary) in enumerate(pairs[:degree], start=1)
@@ -154,7 +155,7 @@ def _signs(x: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor, sign: int = 1) -> None:
-    """total += sign left^T right."""
+    """Add sign left^T right to the total."""
     if total is None:
         return
     if left.dtype == right.dtype == total.dtype:

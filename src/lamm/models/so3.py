@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ _NEXT_AXIS = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 class Layout(NamedTuple):
-    r"""Which coefficients there are, \\|m\\| <= m_max, and in which order; l = 0 always comes first.
+    r"""Which coefficients there are, \\|m\\| <= m_max, and in which order; l = 0 comes first.
 
     In an edge's frame they are sorted by \\|m\\|, then +m before -m, then by l, so that what the
     SO(2) convolution multiplies by one matrix is contiguous; on atoms by l, then m.
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
         return _rows(self)[1]
 
     @property
-    def index(self) -> IntArray:
+    def places(self) -> IntArray:
         """(M',) where each coefficient is in the order of l, then m."""
         return self.degrees * (self.degrees + 1) + self.orders
 
@@ -86,9 +86,24 @@ def num_coefficients(l_max: int) -> int:
     return (l_max + 1) ** 2
 
 
-def degrees_of(l_max: int) -> IntArray:
-    """(M,) the degree of each coefficient, in the order of l, then m."""
-    return np.repeat(np.arange(l_max + 1), 2 * np.arange(l_max + 1) + 1)
+@cache
+def constant(layout: Layout, name: str, device: torch.device) -> Tensor:
+    """A property of a layout as a tensor that is made once: no step waits for its copy.
+
+    Args:
+        layout: the layout.
+        name: ``degrees``, ``orders`` or ``rescale``.
+        device: where it is wanted.
+    """
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.asarray(getattr(layout, name))).to(device)
+
+
+@cache
+def rows_of_degree(layout: Layout, degree: int, device: torch.device) -> Tensor:
+    """Where a layout has the coefficients of one degree."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.flatnonzero(layout.degrees == degree)).to(device)
 
 
 @cache
@@ -119,9 +134,11 @@ def spherical_harmonics(points: FloatArray, l_max: int) -> NDArray[np.float64]:
     """
     x, y, z = np.asarray(points, dtype=np.float64).T
     alpha, sine = np.arctan2(x, z), np.hypot(x, z)
-    columns: dict[tuple[int, int], NDArray[np.float64]] = {}
+    columns: dict[tuple[int, int], FloatArray] = {}
     for m in range(l_max + 1):
-        legendre = [np.prod(np.arange(1, 2 * m, 2, dtype=float)) * sine**m]  # P_m^m, no (-1)^m
+        legendre: list[Any] = [
+            np.prod(np.arange(1, 2 * m, 2, dtype=float)) * sine**m
+        ]  # P_m^m, no (-1)^m
         for degree in range(m + 1, l_max + 1):
             before = legendre[-2] if len(legendre) > 1 else 0.0
             legendre.append(
@@ -150,8 +167,7 @@ def wigner_of(rotation: FloatArray, degree: int) -> NDArray[np.float64]:
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     before = spherical_harmonics(points, degree)[:, degree**2 :]
     after = spherical_harmonics(points @ rotation.T, degree)[:, degree**2 :]
-    solution: NDArray[np.float64] = np.linalg.lstsq(before, after, rcond=None)[0].T
-    return solution
+    return np.asarray(np.linalg.lstsq(before, after, rcond=None)[0].T, dtype=np.float64)
 
 
 def swap_matrix(degree: int) -> NDArray[np.float64]:
@@ -197,14 +213,13 @@ def edge_wigner(vectors: Tensor, layout: Layout) -> Tensor:
 
     wigner = vectors.new_zeros(len(vectors), layout.size, num_coefficients(layout.l_max))
     for degree in range(layout.l_max + 1):
+        rows = rows_of_degree(layout, degree, vectors.device)
+        orders = constant(layout, "orders", vectors.device).index_select(0, rows) + degree
         swap, turn = _constants(degree, vectors.dtype, vectors.device)
-        rows = np.flatnonzero(layout.degrees == degree)
-        kept = torch.from_numpy(layout.orders[rows] + degree).to(vectors.device)
-        block = _about_y(swap.index_select(0, kept)[None], beta, degree) @ swap
+        block = _about_y(swap.index_select(0, orders)[None], beta, degree) @ swap
         block = _about_y(block, alpha, degree)  # (E, rows, 2l + 1)
         block = torch.where(polar[:, None, None], block @ turn, block)
-        columns = slice(degree**2, (degree + 1) ** 2)
-        wigner[:, torch.from_numpy(rows).to(vectors.device), columns] = block
+        wigner[:, rows, degree**2 : (degree + 1) ** 2] = block
     return wigner
 
 
@@ -260,7 +275,7 @@ def grid_matrices(
     points = np.stack(
         np.broadcast_arrays(sine * np.sin(alpha), np.cos(beta)[:, None], sine * np.cos(alpha)), -1
     ).reshape(-1, 3)
-    harmonics = spherical_harmonics(points, l_max)[:, layout.index] * layout.rescale  # (P, M')
+    harmonics = spherical_harmonics(points, l_max)[:, layout.places] * layout.rescale  # (P, M')
     scale = np.sqrt((2 * layout.degrees + 1) * (l_max + 1))
     k = np.arange(1, (betas + 1) // 2)
     rule = 1 - 2 * (np.cos(2 * k * beta[:, None]) / (4 * k * k - 1)).sum(axis=1)
@@ -275,10 +290,11 @@ def grid_matrices(
 
 __all__ = [
     "Layout",
-    "degrees_of",
+    "constant",
     "edge_wigner",
     "grid_matrices",
     "num_coefficients",
+    "rows_of_degree",
     "spherical_harmonics",
     "swap_matrix",
     "wigner_of",

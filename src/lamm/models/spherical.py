@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from lamm.models.so3 import Layout, degrees_of, grid_matrices
+from lamm.models.so3 import Layout, constant, grid_matrices
 
 NormName = Literal["layer_norm", "layer_norm_sh", "rms_norm_sh"]
 ActivationName = Literal["gate", "s2", "separable_s2"]
@@ -59,7 +59,7 @@ class SphericalNorm(nn.Module):
 
     def __init__(self, name: NormName, l_max: int, channels: int) -> None:
         super().__init__()
-        self.name, self.l_max, self.channels = name, l_max, channels
+        self.name, self.layout = name, Layout(l_max, l_max, by_degree=True)
         if name == "layer_norm_sh":
             self.scalar = nn.LayerNorm(channels, eps=EPSILON)
             self.weight = nn.Parameter(torch.ones(l_max, channels))
@@ -84,16 +84,17 @@ class SphericalNorm(nn.Module):
     def _inverse_rms(self, x: Tensor, first: int) -> Tensor:
         """(N, 1, 1), or (N, M, 1) where each degree has its own."""
         square = (x * x).mean(dim=2)  # (N, M)
-        degrees = torch.from_numpy(degrees_of(self.l_max)[first:]).to(x.device)
+        degrees = constant(self.layout, "degrees", x.device)[first:]
         share = 1 / (2 * degrees + 1).to(x.dtype)
         if self.name == "layer_norm":
-            of_degree = x.new_zeros(len(x), self.l_max + 1).index_add(1, degrees, square * share)
+            of_degree = x.new_zeros(len(x), self.layout.l_max + 1)
+            of_degree = of_degree.index_add(1, degrees, square * share)
             return (of_degree + EPSILON).rsqrt().index_select(1, degrees)[:, :, None]
-        balanced = square @ (share / (self.l_max + 1 - first))  # (N,)
+        balanced = square @ (share / (self.layout.l_max + 1 - first))  # (N,)
         return (balanced + EPSILON).rsqrt()[:, None, None]
 
     def _gain(self, inverse: Tensor, first: int) -> Tensor:
-        degrees = torch.from_numpy(degrees_of(self.l_max)[first:] - first).to(inverse.device)
+        degrees = constant(self.layout, "degrees", inverse.device)[first:] - first
         return inverse * self.weight.index_select(0, degrees)
 
 
@@ -137,7 +138,7 @@ class SphericalActivation(nn.Module):
             (R, M', C).
         """
         if self.name == "gate":
-            degrees = torch.from_numpy(self.layout.degrees[1:] - 1).to(x.device)
+            degrees = constant(self.layout, "degrees", x.device)[1:] - 1
             opened = gates.sigmoid().unflatten(1, (self.layout.l_max, self.channels))
             rest = x[:, 1:] * opened.index_select(1, degrees)
             return torch.cat((functional.silu(x[:, :1]), rest), dim=1)
@@ -215,4 +216,5 @@ def _coefficients_first(x: Tensor) -> Tensor:
 
 def _coefficients_last(x: Tensor, rows: int) -> Tensor:
     """(M, R C) to (R, M, C)."""
-    return x.unflatten(1, (rows, -1)).transpose(0, 1)
+    split: Tensor = x.unflatten(1, (rows, -1))
+    return split.transpose(0, 1)
