@@ -98,3 +98,50 @@ def _ratio(name: str, one: dict[str, Any]) -> str:
         return ""
     ratio = one["lamm_is_faster_by_cpu"]
     return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}; CPU time)"
+
+
+@app.command("model")
+def model_command(
+    batch: Annotated[Path, typer.Option(help="Structures that make one batch (any ASE format).")],
+    preset: Annotated[str, typer.Argument(help="lamm-s or lamm-l.")] = "lamm-l",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every process.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everybody's turn comes.")] = 3,
+    calls: Annotated[int, typer.Option(min=1, help="Timed calls in a turn.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option("--peers", help="fairchem, fairchem-tuned; may be repeated."),
+    ] = None,
+    phases: Annotated[
+        list[str] | None, typer.Option("--phases", help="inference, step; may be repeated.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time and memory of a model beside FAIR-Chem's: same weights, same edges, same threads.
+
+    Every turn is a process of its own, since allocator settings and peak memory belong to one. The
+    numbers of all are compared first.
+    """
+    from lamm.bench.model import PHASES, bench_model, table
+    from lamm.files import write_json
+
+    common.start_logging(quiet=as_json)
+    result = bench_model(
+        preset,
+        batch,
+        peers=[name for text in peers for name in text.split(",")] if peers else None,
+        phases=[name for text in phases for name in text.split(",")] if phases else PHASES,
+        threads=threads,
+        rounds=rounds,
+        calls=calls,
+        seed=seed,
+        progress=lambda text: logger.info("%s ...", text),
+    )
+    if to is not None:
+        write_json(to, common.finite(result))
+    if as_json:
+        common.emit_json(result)
+        return
+    for line in table(result):
+        common.say(line)

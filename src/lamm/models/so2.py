@@ -62,19 +62,16 @@ class SO2Convolution(nn.Module):
         Args:
             degree: leave out the outputs of all other degrees, and orders that it hasn't.
         """
-        zero, bias = self.zero.weight, self.zero.bias
+        top: list[Tensor] = [self.zero.bias, self.zero.weight]
         pairs = [tuple(weight.chunk(2)) for weight in self.nonzero.parameters()]
         if degree is not None:
             first = self.extra + degree * self.outputs
-            zero, bias = (
-                torch.cat((one[: self.extra], one[first : first + self.outputs]))
-                for one in (zero, bias)
-            )
+            top = [torch.cat((one[: self.extra], one[first:][: self.outputs])) for one in top]
             pairs = [
                 (self._rows(real, degree, m), self._rows(imaginary, degree, m))
                 for m, (real, imaginary) in enumerate(pairs[:degree], start=1)
             ]
-        weights = [bias, zero]
+        weights = top
         for real, imaginary in pairs:
             weights += [real, real + imaginary, imaginary - real]
         return weights
