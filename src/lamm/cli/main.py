@@ -16,6 +16,7 @@ from lamm import __version__
 from lamm.cli import (
     bench,
     common,
+    convert,
     data,
     demo,
     evaluate,
@@ -47,6 +48,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("relax")(relax.relax)
 app.command("md")(md.md)
+app.add_typer(convert.app, name="convert")
 app.command("models")(models.models)
 app.command("report")(report.report)
 app.command("figures")(figures.figures)

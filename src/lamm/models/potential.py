@@ -4,6 +4,7 @@ A potential predicts energies and forces as if a structure belonged to each of t
 (Sec. 3.2). In physical units its energy is, in float64,
 
     E = energy_scale * (normalised output) + sum over atoms of reference_energies[element]
+        + energy_shift
 
 and its forces are ``force_scale`` times the output of the force head, or the energy's gradient.
 """
@@ -60,6 +61,8 @@ class Potential(nn.Module):
     """(D,) float64, eV."""
     force_scale: Tensor
     """(D,) float64, eV/Å."""
+    energy_shift: Tensor
+    """(D,) float64, eV per structure; zero but for models that were normalised by a mean energy."""
 
     def __init__(self, config: ModelConfig, subsets: Sequence[str]) -> None:
         super().__init__()
@@ -77,6 +80,7 @@ class Potential(nn.Module):
         self.register_buffer("known_elements", torch.zeros(size, dtype=torch.bool))
         self.register_buffer("energy_scale", torch.ones(num_outputs, dtype=torch.float64))
         self.register_buffer("force_scale", torch.ones(num_outputs, dtype=torch.float64))
+        self.register_buffer("energy_shift", torch.zeros(num_outputs, dtype=torch.float64))
 
     def forward(
         self,
@@ -178,10 +182,12 @@ class Potential(nn.Module):
         )
 
     def _reference(self, batch: GraphBatch, column: Tensor | None) -> Tensor:
-        """Summed reference energies in eV, float64: (B, D) or (B, 1)."""
+        """Summed reference energies and shift in eV, float64: (B, D) or (B, 1)."""
         per_atom = self.reference_energies.T.index_select(0, batch.atomic_numbers)  # (N, D)
         per_atom = _pick(per_atom, _per_atom(column, batch))
-        return segment_sum(per_atom, batch.structure_index, batch.num_structures)
+        total = segment_sum(per_atom, batch.structure_index, batch.num_structures)
+        shift = self.energy_shift[None] if column is None else self.energy_shift[column][:, None]
+        return total + shift
 
     def _check_elements(self, atomic_numbers: Tensor) -> None:
         highest = self.config.encoder.highest_element
@@ -232,6 +238,7 @@ class Potential(nn.Module):
         known: ArrayLike | Tensor,
         energy_scale: float,
         force_scale: float,
+        energy_shift: float = 0.0,
     ) -> None:
         """Set what one output's energies and forces are normalised by.
 
@@ -241,6 +248,7 @@ class Potential(nn.Module):
             known: (119,) elements that the subset has.
             energy_scale: eV, above 0.
             force_scale: eV/Å, above 0.
+            energy_shift: eV per structure.
         """
         for what, scale in (("energy_scale", energy_scale), ("force_scale", force_scale)):
             if not (np.isfinite(scale) and scale > 0):
@@ -254,6 +262,7 @@ class Potential(nn.Module):
         self.known_elements[column] = torch.as_tensor(known).to(self.known_elements)
         self.energy_scale[column] = energy_scale
         self.force_scale[column] = force_scale
+        self.energy_shift[column] = energy_shift
 
     def with_subsets(
         self,
@@ -316,7 +325,13 @@ class Potential(nn.Module):
         return self
 
 
-_NORMALISATION = ("reference_energies", "known_elements", "energy_scale", "force_scale")
+_NORMALISATION = (
+    "reference_energies",
+    "known_elements",
+    "energy_scale",
+    "force_scale",
+    "energy_shift",
+)
 
 
 def build(

@@ -175,6 +175,7 @@ def load_weights(model: Potential, path: Path) -> None:
     """
     tensors = _read_tensors(path)
     own = model.state_dict()
+    tensors.setdefault("energy_shift", torch.zeros_like(own["energy_shift"]))  # newer than the file
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [
         f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"

@@ -71,8 +71,11 @@ class Translation(NamedTuple):
         return weights, beside
 
     def knows(self, state_dict: Mapping[str, Tensor]) -> int:
-        """How many of these weights are its own."""
-        return sum(self.our_name(_PREFIX.sub("", name)) is not None for name in state_dict)
+        """How many of these are its learnt weights."""
+        short = [_PREFIX.sub("", name) for name in state_dict]
+        return sum(
+            self.our_name(name) is not None and not self.constant.search(name) for name in short
+        )
 
     def our_name(self, short: str) -> str | None:
         """Our name of one of FAIR-Chem's weights, prefix removed; None where it isn't known."""
