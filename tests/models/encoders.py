@@ -9,6 +9,7 @@ import torch
 from awkward import CUTOFF, MAX_NEIGHBORS
 from lamm.graph import GraphBatch
 from lamm.models import ModelConfig, Potential, Prediction, build
+from lamm.models.equiformer_v2 import EquiformerV2Config
 from lamm.models.painn import PaiNNConfig
 from lamm.structure import Structure
 
@@ -16,11 +17,43 @@ PAINN = PaiNNConfig(
     channels=16, num_layers=2, num_radial=12, cutoff=CUTOFF, max_neighbors=MAX_NEIGHBORS
 )
 SMOOTH = PAINN.model_copy(update={"max_neighbors": None, "smooth_cutoff": True})
+EQUIFORMER = EquiformerV2Config(
+    channels=8,
+    num_layers=2,
+    l_max=2,
+    m_max=1,
+    num_heads=2,
+    attention_hidden=6,
+    alpha_channels=5,
+    value_channels=4,
+    feed_forward_hidden=7,
+    edge_channels=9,
+    num_radial=20,
+    cutoff=CUTOFF,
+    max_neighbors=MAX_NEIGHBORS,
+    grid_resolution=14,
+    edge_block=16,
+)
+GATED = EQUIFORMER.model_copy(
+    update={
+        "attention_activation": "gate",
+        "feed_forward_activation": "gate",
+        "grid_mlp": False,
+        "norm": "rms_norm_sh",
+        "m_max": 2,
+    }
+)
 MODELS = {
     "painn": ModelConfig(encoder=PAINN),
     "painn without a limit": ModelConfig(encoder=SMOOTH),
     "painn with gradient forces": ModelConfig(encoder=PAINN, forces="gradient"),
+    "equiformer": ModelConfig(encoder=EQUIFORMER),
+    "equiformer with gates": ModelConfig(encoder=GATED),
+    "equiformer with gradient forces": ModelConfig(encoder=GATED, forces="gradient"),
 }
+EQUIFORMERS = [name for name in MODELS if name.startswith("equiformer")]
+GRID_ERROR = {"equiformer": 1e-5}
+"""Functions on a grid of finitely many points turn with the structure to the grid's error only."""
 SUBSETS = ("one", "two")
 
 

@@ -307,6 +307,7 @@ class Attention(nn.Module):
         layout, hidden = config.edge_layout, config.attention_hidden
         self.layout, self.atom_layout, self.channels = layout, config.atom_layout, config.channels
         self.heads, self.alpha_channels = config.num_heads, config.alpha_channels
+        self.value_channels = config.value_channels
         self.shared_radial, self.dropout = config.shared_radial, dropout
         self.activation = SphericalActivation(
             config.attention_activation, layout, hidden, config.grid_resolution
@@ -363,7 +364,9 @@ class Attention(nn.Module):
         bias: Tensor,
     ) -> Tensor:
         """Both atoms' coefficients in the edges' frames, times the radial functions."""
-        radial = functional.linear(hidden, weight, bias).unflatten(1, (-1, 2 * self.channels))
+        width = 2 * self.channels
+        radial = functional.linear(hidden, weight, bias)
+        radial = radial.unflatten(1, (radial.shape[1] // width, width))
         if self.shared_radial:
             degrees = constant(self.atom_layout, "degrees", radial.device)
             pair = torch.cat((source, target), dim=2)  # (E, M, 2C)
@@ -412,7 +415,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Sum of the values of all neighbours, (N, M or 2l + 1, heads * value_channels)."""
         gates, x = hidden.split(self.activation.split_sizes, dim=1)
-        x = self.activation(gates, x.unflatten(1, (self.layout.size, -1)), edges.grid_block)
+        x = self.activation(gates, x.unflatten(1, (self.layout.size, self.activation.channels)), edges.grid_block)
         values = blockwise(
             _same,
             (Rows(x.flatten(1)),),
@@ -435,7 +438,7 @@ class Attention(nn.Module):
 
     def _send(self, values: Tensor, alpha: Tensor, wigner: Tensor, rescale: Tensor) -> Tensor:
         """Values (E, ...) times attention weights (E, heads), turned back to the atoms' frame."""
-        split = values.unflatten(1, (wigner.shape[1], self.heads, -1))
+        split = values.unflatten(1, (wigner.shape[1], self.heads, self.value_channels))
         return turn_back((split * alpha[:, None, :, None]).flatten(2), wigner, rescale)
 
 

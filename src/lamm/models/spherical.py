@@ -147,7 +147,7 @@ class SphericalActivation(nn.Module):
         from_grid = from_grid[first:]
         if block is None:
             values = functional.silu(to_grid @ _coefficients_first(x))  # (P, R C)
-            result = _coefficients_last(from_grid @ values, len(x))
+            result = _coefficients_last(from_grid @ values, x.shape[2])
         else:
             result = _GridSiLU.apply(x, to_grid, from_grid, block)  # type: ignore[no-untyped-call]
         return torch.cat((functional.silu(gates)[:, None], result), dim=1) if first else result
@@ -163,7 +163,7 @@ class _GridSiLU(torch.autograd.Function):
         parts = []
         for rows in x.split(block):
             values = functional.silu(to_grid @ _coefficients_first(rows), inplace=True)
-            parts.append(_coefficients_last(from_grid @ values, len(rows)))
+            parts.append(_coefficients_last(from_grid @ values, x.shape[2]))
         return torch.cat(parts)
 
     @staticmethod
@@ -175,7 +175,7 @@ class _GridSiLU(torch.autograd.Function):
             before = to_grid @ _coefficients_first(rows)
             d_values = from_grid.T @ _coefficients_first(d_rows.to(x.dtype))
             d_before = torch.ops.aten.silu_backward(d_values, before)
-            parts.append(_coefficients_last(to_grid.T @ d_before, len(rows)))
+            parts.append(_coefficients_last(to_grid.T @ d_before, x.shape[2]))
         return torch.cat(parts), None, None, None
 
 
@@ -204,9 +204,9 @@ def grid_perceptron(
     """
     to_grid, from_grid = grid_matrices(layout, resolution, x.dtype, x.device)
     values = to_grid @ _coefficients_first(functional.linear(x, first))  # (P, R H)
-    values = functional.silu(values).unflatten(1, (len(x), -1))  # (P, R, H)
+    values = functional.silu(values).unflatten(1, (len(x), len(first)))  # (P, R, H)
     values = functional.silu(functional.linear(values, middle)).flatten(1)
-    return functional.linear(_coefficients_last(from_grid @ values, len(x)), last)
+    return functional.linear(_coefficients_last(from_grid @ values, len(middle)), last)
 
 
 def _coefficients_first(x: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ def _coefficients_first(x: Tensor) -> Tensor:
     return x.transpose(0, 1).flatten(1)
 
 
-def _coefficients_last(x: Tensor, rows: int) -> Tensor:
+def _coefficients_last(x: Tensor, channels: int) -> Tensor:
     """(M, R C) to (R, M, C)."""
-    split: Tensor = x.unflatten(1, (rows, -1))
+    split: Tensor = x.unflatten(1, (x.shape[1] // channels, channels))
     return split.transpose(0, 1)
