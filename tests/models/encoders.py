@@ -32,6 +32,8 @@ EQUIFORMER = EquiformerV2Config(
     cutoff=CUTOFF,
     max_neighbors=MAX_NEIGHBORS,
     grid_resolution=14,
+    average_atoms=1.0,
+    average_degree=2.0,
     edge_block=16,
 )
 GATED = EQUIFORMER.model_copy(
@@ -52,8 +54,9 @@ MODELS = {
     "equiformer with gradient forces": ModelConfig(encoder=GATED, forces="gradient"),
 }
 EQUIFORMERS = [name for name in MODELS if name.startswith("equiformer")]
-GRID_ERROR = {"equiformer": 1e-5}
-"""Functions on a grid of finitely many points turn with the structure to the grid's error only."""
+GRID_ERROR = {"equiformer": 1e-6}
+"""How far the predictions of a model that works on a grid turn with the structure: to the grid's
+error, which is measured and falls fast with the grid (test_equiformer_v2); 4e-7 here."""
 SUBSETS = ("one", "two")
 
 

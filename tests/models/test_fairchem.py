@@ -11,8 +11,9 @@ import torch
 from lamm.errors import CheckpointError, ConfigError
 from lamm.graph import GraphBatch
 from lamm.models import from_fairchem
+from originals import PAINN as TINY
+from originals import carbon_monoxide, original_weights
 
-TINY = {"hidden_channels": 8, "num_layers": 2, "num_rbf": 6, "cutoff": 4.0, "num_elements": 10}
 STRUCTURES = ("ethanol", "cu_bulk", "cu111_CO")
 
 
@@ -75,51 +76,6 @@ def test_edges_that_are_symmetric_already_give_the_same(oracle):
     paired = given.with_edges_for(model.graph_config)
     assert paired.num_edges == file["cu111_CO/sym_edge_index"].shape[1] != given.num_edges
     assert torch.equal(model(given).energy, model(paired).energy)
-
-
-def original_weights(config=TINY, heads=("energy", "forces"), prefix="", hydra=False):
-    """Random weights under FAIR-Chem's names, as its layers are made."""
-    c, k = config["hidden_channels"], config["num_rbf"]
-    shapes = {"atom_emb.embeddings.weight": (config["num_elements"], c)}
-
-    def linear(name, inputs, outputs, bias=True):
-        shapes[f"{name}.weight"] = (outputs, inputs)
-        if bias:
-            shapes[f"{name}.bias"] = (outputs,)
-
-    for layer in range(config["num_layers"]):
-        message, update = f"message_layers.{layer}", f"update_layers.{layer}"
-        linear(f"{message}.x_proj.0", c, c)
-        linear(f"{message}.x_proj.2", c, 3 * c)
-        linear(f"{message}.rbf_proj", k, 3 * c)
-        shapes[f"{message}.x_layernorm.weight"] = shapes[f"{message}.x_layernorm.bias"] = (c,)
-        linear(f"{update}.vec_proj", c, 2 * c, bias=False)
-        linear(f"{update}.xvec_proj.0", 2 * c, c)
-        linear(f"{update}.xvec_proj.2", c, 3 * c)
-        shapes[f"upd_out_scalar_scale_{layer}.scale_factor"] = ()
-    if hydra:
-        shapes = {f"backbone.{name}": shape for name, shape in shapes.items()}
-    where = "output_heads.{}." if hydra else ""
-    if "energy" in heads:
-        linear(where.format("energy") + "out_energy.0", c, c // 2)
-        linear(where.format("energy") + "out_energy.2", c // 2, 1)
-    if "forces" in heads:
-        for block, (inputs, outputs) in enumerate(((c, c // 2), (c // 2, 1))):
-            name = where.format("forces") + f"out_forces.output_network.{block}"
-            linear(f"{name}.vec1_proj", inputs, inputs, bias=False)
-            linear(f"{name}.vec2_proj", inputs, outputs, bias=False)
-            linear(f"{name}.update_net.0", 2 * inputs, inputs)
-            linear(f"{name}.update_net.2", inputs, 2 * outputs)
-    generator = torch.Generator().manual_seed(2)
-    weights = {
-        name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()
-    }
-    return {prefix + name: value for name, value in weights.items()}
-
-
-def carbon_monoxide():
-    arrays = ([6, 8], [[0.0, 0, 0], [0, 0, 1.1]], np.zeros((3, 3)), [False] * 3)
-    return GraphBatch.from_arrays(*arrays, [[0, 1], [1, 0]], np.zeros((2, 3)))
 
 
 def test_every_layout_of_the_same_weights_is_the_same_model():

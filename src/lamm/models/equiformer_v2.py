@@ -415,7 +415,9 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Sum of the values of all neighbours, (N, M or 2l + 1, heads * value_channels)."""
         gates, x = hidden.split(self.activation.split_sizes, dim=1)
-        x = self.activation(gates, x.unflatten(1, (self.layout.size, self.activation.channels)), edges.grid_block)
+        x = self.activation(
+            gates, x.unflatten(1, (self.layout.size, self.activation.channels)), edges.grid_block
+        )
         values = blockwise(
             _same,
             (Rows(x.flatten(1)),),

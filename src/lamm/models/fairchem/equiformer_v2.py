@@ -85,11 +85,17 @@ def _configure(config: JSONDict, beside: Mapping[str, Tensor]) -> ModelConfig:
         raise ConfigError(f"FAIR-Chem configuration of {_LABEL}:\n{error}") from error
 
 
-def _attention(theirs: str, ours: str) -> Renames:
+def _radial(theirs: str, ours: str) -> Renames:
     return (
         (theirs + r"(source|target)_embedding\.", ours + r"radial.{}."),
-        (theirs + r"so2_conv_1\.rad_func\.net\.", ours + "radial.net."),
         (theirs + r"rad_func\.net\.", ours + "radial.net."),
+    )
+
+
+def _attention(theirs: str, ours: str) -> Renames:
+    return (
+        (theirs + r"so2_conv_1\.rad_func\.net\.", ours + "radial.net."),
+        *_radial(theirs, ours),
         (theirs + r"so2_conv_(\d)\.fc_m0\.", ours + r"convolution_{}.zero."),
         (theirs + r"so2_conv_(\d)\.so2_m_conv\.(\d+)\.fc\.", ours + r"convolution_{}.nonzero.{}."),
         (theirs + r"alpha_norm\.", ours + "score_norm."),
@@ -174,7 +180,7 @@ EQUIFORMER_V2 = Translation(
     renames=_numbered(
         (
             (r"sphere_embedding\.", "encoder.embedding."),
-            *_attention(r"edge_degree_embedding\.", "encoder.degree."),
+            *_radial(r"edge_degree_embedding\.", "encoder.degree."),
             *_attention(r"blocks\.(\d+)\.ga\.", "encoder.blocks.{}.attention."),
             *_attention(r"force_block\.", "force_head.block."),
             *_feed_forward(r"blocks\.(\d+)\.ffn\.", "encoder.blocks.{}.feed_forward."),

@@ -93,7 +93,9 @@ class Translation(NamedTuple):
                 theirs = pattern
                 for group in found.groups():
                     theirs = re.sub(r"\([^)]*\)", group, theirs, count=1)
-                return theirs.replace("\\.", ".") + name[found.end() :]
+                theirs = theirs.replace("\\.", ".") + name[found.end() :]
+                if self.our_name(theirs) == name:
+                    return theirs
         return name
 
     def check(self, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

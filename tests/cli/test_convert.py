@@ -1,0 +1,149 @@
+"""``lamm convert fairchem``: files as FAIR-Chem's trainer saves them, and others."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from lamm.cli.main import run
+from lamm.models import from_fairchem
+from lamm.train.checkpoint import load
+from originals import EQUIFORMER, PAINN, carbon_monoxide, original, original_weights, water
+
+
+@pytest.fixture
+def lamm(monkeypatch, capsys):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["lamm", *map(str, words)])
+        try:
+            run()
+        except SystemExit as stop:
+            return int(stop.code or 0), *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return call
+
+
+def saved(path, model, weights, **others):
+    """What FAIR-Chem's trainer writes."""
+    content = {
+        "epoch": 1.5,
+        "step": 100,
+        "state_dict": OrderedDict(("module." + name, one) for name, one in weights.items()),
+        "normalizers": {
+            "energy": {"mean": torch.tensor(-0.75), "rmsd": torch.tensor(2.5)},
+            "forces": {"mean": torch.tensor(0.0), "rmsd": torch.tensor(1.25)},
+        },
+        "elementrefs": {"energy": {"element_references": torch.arange(119.0)}},
+        "config": {"model": {"name": model[0], **model[1]}, "task": {"dataset": "lmdb"}},
+        "val_metrics": {"energy_mae": {"metric": np.float64(0.3), "total": np.float32(3)}},
+        "amp": None,
+        "ema": None,
+    }
+    torch.save(content | others, path)
+    return path
+
+
+CASES = {
+    "painn": (("painn", PAINN), original_weights, carbon_monoxide, 14.0),
+    "equiformer": (("equiformer_v2", EQUIFORMER), lambda: original()[1], water, 10.0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_predicts_as_it_did(lamm, tmp_path, case):
+    config, weights, batch, references = CASES[case]
+    file = saved(tmp_path / "a.pt", config, weights())
+    status, out, _ = lamm("convert", "fairchem", file, "--to", tmp_path / "ours", "--json")
+    answer = json.loads(out)
+    assert (status, answer["encoder"]) == (0, config[0])
+    assert (answer["energy_shift"], answer["energy_scale"]) == (-0.75, 2.5)
+    raw, converted = from_fairchem(config[1], weights())(batch()), load(tmp_path / "ours")(batch())
+    expected = 2.5 * raw.energy - 0.75 + references
+    torch.testing.assert_close(converted.energy, expected, rtol=1e-12, atol=1e-6)
+    torch.testing.assert_close(converted.forces, 1.25 * raw.forces)
+
+
+def test_averaged_weights_are_taken_unless_not_wanted(lamm, tmp_path):
+    config, weights, *_ = CASES["equiformer"]
+    learnt = [name for name in weights() if "expand_index" not in name]
+    learnt = [name for name in learnt if "balance" not in name and "SO3" not in name]
+    learnt.remove("distance_expansion.offset")
+    shadow = [torch.full_like(weights()[name], 0.125) for name in learnt]
+    file = saved(tmp_path / "a.pt", config, weights(), ema={"shadow_params": shadow, "decay": 0.9})
+    assert lamm("convert", "fairchem", file, "--to", tmp_path / "averaged")[0] == 0
+    assert lamm("convert", "fairchem", file, "--to", tmp_path / "live", "--no-ema")[0] == 0
+    assert (load(tmp_path / "averaged").encoder.embedding.weight == 0.125).all()
+    live = load(tmp_path / "live").encoder.embedding.weight
+    assert torch.equal(live, weights()["sphere_embedding.weight"])
+
+
+def test_an_older_file_has_other_names_for_the_same(lamm, tmp_path):
+    file = saved(
+        tmp_path / "a.pt",
+        ("painn", {}),
+        original_weights(),
+        config={"model": "painn", "model_attributes": PAINN},
+        normalizers={
+            "target": {"mean": torch.tensor(1.5), "std": torch.tensor(2.0)},
+            "grad_target": {"mean": 0.0, "std": torch.tensor(3.0)},
+        },
+        elementrefs={},
+    )
+    _, out, _ = lamm("convert", "fairchem", file, "--to", tmp_path / "ours", "--json")
+    answer = json.loads(out)
+    assert (answer["energy_shift"], answer["energy_scale"], answer["force_scale"]) == (1.5, 2, 3)
+    assert not answer["reference_energies"]
+
+
+class Harmful:
+    """What a file that runs code when it is loaded would hold."""
+
+    def __reduce__(self):
+        return (open, ("harmed", "w"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {}, "config": {"model": {"name": "painn"}}}, "holds no weights"),
+        ({"weights": {}}, "no 'state_dict'; found weights"),
+        ({"state_dict": {}, "config": {}}, "its configuration has no 'model'"),
+        ([1, 2], "found a list, expected a dictionary"),
+        ({"state_dict": {}, "extra": Harmful()}, "would run code"),
+    ],
+)
+def test_what_isnt_a_checkpoint_is_refused_and_nothing_written(
+    lamm, tmp_path, monkeypatch, content, message
+):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "a.pt")
+    status, _, err = lamm("convert", "fairchem", "a.pt", "--to", tmp_path / "ours")
+    assert status == 2
+    assert message in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt"]
+
+
+def test_files_that_arent_there_or_are_in_the_way(lamm, tmp_path):
+    status, _, err = lamm("convert", "fairchem", tmp_path / "none.pt", "--to", tmp_path / "ours")
+    assert (status, "no such file" in err) == (2, True)
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    status, _, err = lamm("convert", "fairchem", tmp_path / "text.pt", "--to", tmp_path / "ours")
+    assert (status, "text.pt" in err) == (2, True)
+    file = saved(tmp_path / "a.pt", ("painn", PAINN), original_weights())
+    (tmp_path / "ours").mkdir()
+    status, _, err = lamm("convert", "fairchem", file, "--to", tmp_path / "ours")
+    assert (status, "Add --force" in err) == (2, True)
+    assert lamm("convert", "fairchem", file, "--to", tmp_path / "ours", "--force")[0] == 0
+
+
+def test_averages_of_another_model_are_refused(lamm, tmp_path):
+    ema = {"shadow_params": [torch.zeros(2)]}
+    file = saved(tmp_path / "a.pt", ("painn", PAINN), original_weights(), ema=ema)
+    status, _, err = lamm("convert", "fairchem", file, "--to", tmp_path / "ours")
+    assert (status, "--no-ema" in err) == (2, True)
