@@ -19,6 +19,8 @@ from lamm.models import Potential
 from lamm.models.so2 import SO2Convolution
 
 EXACT = {"rtol": 0, "atol": 1e-10}
+GATED_ORDER = ("equiformer with gates", "force_head.block.convolution_1.nonzero.1.weight")
+"""A gate doesn't mix orders, and no force is made of m = 2."""
 every_structure = pytest.mark.parametrize("structure", AWKWARD, ids=lambda s: s.name)
 
 
@@ -173,15 +175,18 @@ def test_far_apart_parts_add_up(model):
 
 
 @every_structure
-def test_float32_is_near_float64(model, structure):
+def test_float32_is_near_float64(model, name, structure):
+    # In a crystal of high symmetry all l > 0 up to 2 vanish, and a norm turns rounding into noise
+    # of up to 1e-5^(-1/2) times its size; measured 4e-4.
+    tolerance = 1e-3 if name in GRID_ERROR else 2e-4
     expected = predict(model, structure)
     single = Potential.from_description(model.describe()).eval()
     single.load_state_dict(model.state_dict())
     result = predict(single, structure, torch.float32)
     assert result.energy.dtype == torch.float64
     assert result.forces.dtype == torch.float32
-    assert_close(result.energy, expected.energy, rtol=0, atol=2e-4)
-    assert_close(result.forces.double(), expected.forces, rtol=0, atol=2e-4)
+    assert_close(result.energy, expected.energy, rtol=0, atol=tolerance)
+    assert_close(result.forces.double(), expected.forces, rtol=0, atol=tolerance)
 
 
 @every_structure
@@ -194,7 +199,7 @@ def test_a_copy_from_the_state_dict_is_the_original(model, structure):
 
 
 @pytest.mark.parametrize("structures", [AWKWARD, AWKWARD[:1], []], ids=["all", "lone", "none"])
-def test_every_parameter_gets_a_finite_gradient(model, structures):
+def test_every_parameter_gets_a_finite_gradient(model, name, structures):
     batch = GraphBatch.from_structures(structures, model.graph_config, dtype=torch.float64)
     torch.manual_seed(0)  # what dropout leaves out
     model.train()
@@ -207,13 +212,13 @@ def test_every_parameter_gets_a_finite_gradient(model, structures):
     heads = [head for head in (model.energy_head, model.force_head) if head is not None]
     idle = {id(one) for head in heads for one in head.idle_parameters()}
     learnt = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
-    for name, parameter in learnt:
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
+    for where, parameter in learnt:
+        assert parameter.grad is not None, where
+        assert parameter.grad.isfinite().all(), where
         if id(parameter) in idle:
-            assert (parameter.grad == 0).all(), name
-        elif len(structures) > 1:
-            assert parameter.grad.abs().sum() > 0, name
+            assert (parameter.grad == 0).all(), where
+        elif len(structures) > 1 and (name, where) != GATED_ORDER:
+            assert parameter.grad.abs().sum() > 0, where
 
 
 @every_structure

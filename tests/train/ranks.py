@@ -1,6 +1,6 @@
 """Loss and gradients of the first mini-batches, in float64, as the ranks of one run see them.
 
-Run by torchrun, or alone: ``ranks.py FOLDER OUT.pt BATCH_SIZE``. Rank 0 writes what it has.
+Run by torchrun, or alone: ``ranks.py FOLDER OUT.pt BATCH_SIZE MODEL``. Rank 0 writes what it has.
 """
 
 import sys
@@ -14,11 +14,12 @@ from lamm.models.potential import build
 from lamm.train.batches import Schedule
 from lamm.train.distributed import join, leave, share_gradients
 from lamm.train.run import set_normalisation
-from small import small_config
+from small import SMALL_MODELS, small_config, without_dropout
 
 
-def main(folder: Path, out: Path, batch_size: int) -> None:
-    config = small_config(folder, balance={"batch_size": batch_size})
+def main(folder: Path, out: Path, batch_size: int, model_name: str) -> None:
+    model_config = without_dropout(SMALL_MODELS[model_name])
+    config = small_config(folder, balance={"batch_size": batch_size}, model=model_config)
     world = join("cpu")
     joint = JointDataset(config.data, config.seed)
     model = build(config.model, joint.names, seed=3)
@@ -60,4 +61,4 @@ def main(folder: Path, out: Path, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -11,7 +11,7 @@ from lamm.errors import BadAnswerError, CheckpointError, ConfigError, Interrupte
 from lamm.evaluate.curves import read_metrics
 from lamm.train import engine
 from lamm.train.run import pretrain
-from small import small_config
+from small import SMALL_MODELS, small_config
 
 
 def lines_of(run: Path, kind: str) -> list[dict]:
@@ -58,12 +58,13 @@ class Stopped(engine.StopRequest):
         return super().__enter__()
 
 
+@pytest.mark.parametrize("model", SMALL_MODELS)
 def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ):
-    whole = small_config(tmp_path, to=tmp_path / "whole")
+    whole = small_config(tmp_path, to=tmp_path / "whole", model=SMALL_MODELS[model])
     pretrain(whole, quiet=True)
-    halves = small_config(tmp_path, to=tmp_path / "halves")
+    halves = small_config(tmp_path, to=tmp_path / "halves", model=SMALL_MODELS[model])
 
     with monkeypatch.context() as patch:
         # SIGTERM "arrives" at once; the ranks notice at their third report, after step 6.

@@ -1,11 +1,15 @@
 """Learning rate, parameter groups, averaged weights."""
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from lamm.models import build
+from lamm.train import optim
 from lamm.train.ema import AveragedWeights
 from lamm.train.optim import (
     OptimConfig,
@@ -14,6 +18,7 @@ from lamm.train.optim import (
     parameter_groups,
     set_learning_rate,
 )
+from small import SMALL_MODELS
 
 
 class Small(nn.Module):
@@ -71,3 +76,20 @@ def test_averaged_weights_are_the_mean_that_their_formula_says():
     with averaged.applied():
         assert model.weight.item() == pytest.approx(expected)
     assert model.weight.item() == 2.0
+
+
+def test_gains_of_more_than_one_dimension_do_not_decay():
+    model = build({"encoder": {**SMALL_MODELS["equiformer_v2"]["encoder"]}}, ["one"])
+    groups = parameter_groups(model, model.encoder, OptimConfig())
+    decaying = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    block = model.encoder.blocks[0]
+    assert block.norm_1.weight.ndim == 2
+    assert id(block.norm_1.weight) not in decaying
+    assert id(model.encoder.embedding.weight) not in decaying
+    assert id(block.attention.project.weight) in decaying
+
+
+def test_the_training_knows_no_model_by_name():
+    folder = Path(optim.__file__).parent
+    for path in folder.glob("*.py"):
+        assert not re.search("painn|equiformer", path.read_text(encoding="utf-8"), re.IGNORECASE)

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lamm.evaluate.curves import read_metrics
-from small import small_config
+from small import SMALL_MODELS, small_config
 
 HERE = Path(__file__).parent
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -29,11 +29,12 @@ def run(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_two_ranks_give_the_loss_and_the_gradients_of_one(tmp_path: Path):
+@pytest.mark.parametrize("model", SMALL_MODELS)
+def test_two_ranks_give_the_loss_and_the_gradients_of_one(tmp_path: Path, model: str):
     small_config(tmp_path)  # makes the stores
     script = str(HERE / "ranks.py")
-    run([script, str(tmp_path), str(tmp_path / "one.pt"), "8"])
-    run([*LAUNCH, script, str(tmp_path), str(tmp_path / "two.pt"), "4"])
+    run([script, str(tmp_path), str(tmp_path / "one.pt"), "8", model])
+    run([*LAUNCH, script, str(tmp_path), str(tmp_path / "two.pt"), "4", model])
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     for alone, together in zip(one, two, strict=True):
         assert alone["structures"] == together["structures"]

@@ -65,6 +65,7 @@ def _list(as_json: bool) -> None:
                 "all" if limit is None else str(limit),
                 card["config"]["forces"],
                 f"{card['parameters']:,}",
+                f"{card.get('parameters_with_constants', card['parameters']):,}",
             )
         )
     say_table(
@@ -77,26 +78,40 @@ def _list(as_json: bool) -> None:
             "neighbours",
             "forces",
             f"parameters (D = {NUM_SUBSETS})",
+            "as the paper counts",
         ),
         rows,
     )
 
 
 def _preset_card(name: str) -> dict[str, Any]:
-    from lamm.models.potential import count_parameters
     from lamm.models.presets import PRESETS
 
     return {
         "name": name,
         "num_subsets": NUM_SUBSETS,
-        "parameters": count_parameters(name, NUM_SUBSETS),
+        **_counts(name, NUM_SUBSETS),
         "config": PRESETS[name].model_dump(mode="json"),
     }
 
 
+def _counts(model: Any, num_subsets: int) -> dict[str, int]:
+    """Learnable parameters, and for EquiformerV2 FAIR-Chem's constants too, as in the paper."""
+    from lamm.models.counting import fairchem_constants
+    from lamm.models.equiformer_v2 import EquiformerV2Config
+    from lamm.models.potential import count_parameters
+    from lamm.models.presets import resolve_model
+
+    counts = {"parameters": count_parameters(model, num_subsets)}
+    config = resolve_model(model)
+    if isinstance(config.encoder, EquiformerV2Config):
+        constants = fairchem_constants(config.encoder, direct_forces=config.forces == "direct")
+        counts["parameters_with_constants"] = counts["parameters"] + constants
+    return counts
+
+
 def _checkpoint_card(path: Path) -> dict[str, Any]:
     """What the header of the weights and the state beside them say; no weight is read."""
-    from lamm.models.potential import count_parameters
     from lamm.train.checkpoint import STATE, read_description, read_state, weights_file
 
     weights = weights_file(path)
@@ -107,7 +122,7 @@ def _checkpoint_card(path: Path) -> dict[str, Any]:
         "bytes": weights.stat().st_size,
         "subsets": description["subsets"],
         "num_subsets": len(description["subsets"]),
-        "parameters": count_parameters(description["config"], len(description["subsets"])),
+        **_counts(description["config"], len(description["subsets"])),
         "config": description["config"],
     }
     folder = weights.resolve().parent
@@ -123,6 +138,11 @@ def _lines(card: dict[str, Any]) -> list[str]:
         lines.append(f"  subsets     {', '.join(card['subsets'])}")
     lines.append(f"  parameters  {card['parameters']:,} with {card['num_subsets']} outputs")
     state = card.get("state", {})
+    if "parameters_with_constants" in card:
+        lines.append(
+            f"{'':14}{card['parameters_with_constants']:,} with the constants of FAIR-Chem's state "
+            "dict, as the paper counts"
+        )
     if "step" in state:
         lines.append(f"  step        {state['step']:,}, epoch {state.get('epoch', 0):.2f}")
     lines.append(f"  forces      {card['config']['forces']}")

@@ -126,17 +126,27 @@ def read_demo_config(changes: Path | None = None, model: str | None = None) -> D
     Raises:
         ConfigError: the file, a key in it or the preset is wrong.
     """
-    text = (files("lamm") / "configs" / "demo.yaml").read_text(encoding="utf-8")
-    mapping: dict[str, Any] = yaml.safe_load(text)
+    mapping = _shipped("demo.yaml")
     where = "configs/demo.yaml"
+    if model is not None:
+        name = f"demo_{model}.yaml"
+        if (files("lamm") / "configs" / name).is_file():
+            mapping = _merged(mapping, _shipped(name))
+        mapping["model"] = model
     if changes is not None:
         where = str(changes)
         for key, value in load_yaml(changes).items():
             replaced = key in ("data", "downstream") or not isinstance(value, dict)
             mapping[key] = value if replaced else _merged(mapping.get(key), value)
-    if model is not None:
-        mapping["model"] = model
+        if model is not None:
+            mapping["model"] = model
     return parse(DemoConfig, mapping, where)
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    text = (files("lamm") / "configs" / name).read_text(encoding="utf-8")
+    mapping: dict[str, Any] = yaml.safe_load(text)
+    return mapping
 
 
 def _merged(base: Any, changes: dict[str, Any]) -> Any:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from lamm.models.layers import refuse_second_derivative
 
 REACH = {torch.float64: 9}
 """Standard deviations beyond which a Gaussian is below rounding; 7 in lower precision."""
@@ -99,8 +100,8 @@ class _BandedProduct(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         values, weight = ctx.saved_tensors
         d_values = torch.zeros_like(values) if ctx.needs_input_grad[0] else None
         d_table = torch.zeros_like(weight.T)

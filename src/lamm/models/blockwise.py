@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from lamm.models.layers import refuse_second_derivative
 from lamm.models.so2 import multiply, multiply_backward
 
 
@@ -146,8 +146,8 @@ class _Blockwise(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         plan: _Plan = ctx.plan
         tensors, needs = ctx.saved_tensors, ctx.needs_input_grad[1:]
         grads = [
@@ -176,6 +176,8 @@ class _Blockwise(torch.autograd.Function):
                             values.detach(), product, d_values, product_grads
                         )
                 wanted = [one for one in (*inputs, *leaves) if one.requires_grad]
+                if not wanted:
+                    continue
                 parts = iter(torch.autograd.grad(values, wanted, d_values.to(values.dtype)))
                 for one, total, given in zip(rows, row_grads, inputs, strict=True):
                     if total is not None and given.requires_grad:

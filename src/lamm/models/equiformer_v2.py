@@ -15,7 +15,7 @@ edges is done in blocks and computed again for the gradient (`lamm.models.blockw
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -105,6 +105,9 @@ class EquiformerV2Config(Frozen):
     edge_block: PositiveInt | None = 256
     """Edges that are worked on at a time; all of them at once, and keeping all that the gradient
     needs, where it is None. It changes time and memory, not results."""
+
+    no_architecture: ClassVar[frozenset[str]] = frozenset({"edge_block"})
+    """Keys that two configurations of the same network may differ in."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -373,12 +376,15 @@ class Attention(nn.Module):
             turned: Tensor = wigner @ (pair * radial.index_select(1, degrees))
             return turned.flatten(1)
         along = torch.cat((wigner @ source, wigner @ target), dim=2)  # (E, M', 2C)
-        parts, start, row = [], 0, 0
-        for m in range(self.layout.m_max + 1):
-            count, signs = self.layout.count(m), 2 if m else 1
-            part = along[:, start : start + signs * count].unflatten(1, (signs, count))
-            parts.append((part * radial[:, None, row : row + count]).flatten(1))
-            start, row = start + signs * count, row + count
+        counts = [self.layout.count(m) for m in range(self.layout.m_max + 1)]
+        signs = [2 if m else 1 for m in range(self.layout.m_max + 1)]
+        of_order = along.split([n * s for n, s in zip(counts, signs, strict=True)], dim=1)
+        parts = [
+            (part.unflatten(1, (s, n)) * factor[:, None]).flatten(1)
+            for part, factor, n, s in zip(
+                of_order, radial.split(counts, 1), counts, signs, strict=True
+            )
+        ]
         return torch.cat(parts, dim=1)
 
     def _radial_rows(self) -> int:
@@ -497,15 +503,24 @@ class FeedForward(nn.Module):
 
     def scalars(self, x: Tensor, block: int | None) -> Tensor:
         """The l = 0 coefficients of `forward`, (N, outputs), at less cost."""
+        gated = self.grid is None and self.activation.name == "gate"
         if self.scalar is not None:
             hidden = functional.silu(self.scalar(x[:, 0]))
-        elif self.grid is None and self.activation.name == "gate":
+        elif gated:
             hidden = functional.silu(self.linear_1.degree(x[:, 0], 0))
-        elif self.grid is None and self.gate is not None:
+        elif self.gate is not None:
             hidden = functional.silu(self.gate(x[:, 0]))
         else:
             hidden = self._hidden(x, block)[:, 0]
         return self.linear_2.degree(hidden, 0)
+
+    def idle_layers(self) -> list[nn.Module]:
+        """Those that `scalars` doesn't need."""
+        if self.scalar is not None and self.grid is not None:
+            return [self.linear_1, self.grid]
+        if self.gate is None:
+            return []
+        return [self.gate] if self.activation.name == "gate" else [self.linear_1]
 
     def _hidden(self, x: Tensor, block: int | None) -> Tensor:
         hidden: Tensor = self.linear_1(x)

@@ -85,6 +85,19 @@ def safe_norm(vectors: Tensor, smallest: float = 1e-12) -> Tensor:
     return torch.where(long, torch.where(long, square, 1.0).sqrt(), 0.0)
 
 
+def refuse_second_derivative() -> None:
+    """Called by gradients that are written by hand and have none of their own.
+
+    Raises:
+        RuntimeError: the gradient is to be differentiated again (``create_graph``).
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this gradient can't be differentiated again. Put the model into training mode, or set "
+            "`edge_block: null` in the encoder's configuration."
+        )
+
+
 def segment_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     """Sum rows of `values` that have the same index: (E, ...) to (size, ...).
 

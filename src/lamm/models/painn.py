@@ -12,7 +12,7 @@ constants of FAIR-Chem, whose weights it takes.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -55,6 +55,9 @@ class PaiNNConfig(Frozen):
     the energy jumps a little where a neighbour crosses the cutoff."""
     layer_scales: tuple[float, ...] | None = None
     """What each layer's scalars are multiplied by, fitted to data; None: 1 everywhere."""
+
+    no_architecture: ClassVar[frozenset[str]] = frozenset()
+    """Keys that two configurations of the same network may differ in."""
 
     @model_validator(mode="after")
     def _one_scale_per_layer(self) -> Self:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from lamm.models.layers import refuse_second_derivative
 from lamm.models.so3 import Layout, constant, grid_matrices
 
 NormName = Literal["layer_norm", "layer_norm_sh", "rms_norm_sh"]
@@ -56,6 +56,9 @@ class SphericalNorm(nn.Module):
     - ``rms_norm_sh``: mean of l = 0 removed, then all degrees together.
     - ``layer_norm``: mean of l = 0 removed, then each degree alone.
     """
+
+    undecayed = ("weight",)
+    """Gains, which weight decay leaves alone."""
 
     def __init__(self, name: NormName, l_max: int, channels: int) -> None:
         super().__init__()
@@ -167,8 +170,8 @@ class _GridSiLU(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         x, to_grid, from_grid = ctx.saved_tensors
         parts = []
         for rows, d_rows in zip(x.split(ctx.block), grad.split(ctx.block), strict=True):

@@ -44,15 +44,8 @@ class SphericalEnergyHead(nn.Module):
 
     def idle_parameters(self) -> Iterator[nn.Parameter]:
         """Weights that no energy depends on."""
-        block = self.block
-        if block.scalar is not None or block.gate is not None:
-            assert block.grid is not None or block.gate is not None
-            if block.activation.name == "separable_s2":
-                yield from block.linear_1.parameters()
-                if block.grid is not None:
-                    yield from block.grid.parameters()
-            elif block.gate is not None:
-                yield from block.gate.parameters()
+        for unused in self.block.idle_layers():
+            yield from unused.parameters()
 
 
 class SphericalForceHead(nn.Module):
@@ -75,6 +68,8 @@ class SphericalForceHead(nn.Module):
 
     def idle_parameters(self) -> Iterator[nn.Parameter]:
         """Weights that no force depends on."""
-        yield self.block.project.bias
-        for layer in self.block.convolution_2.nonzero[1:]:
-            yield from layer.parameters()
+        block = self.block
+        yield block.project.bias
+        yield from block.convolution_2.nonzero[1:].parameters()
+        if block.activation.name == "gate":  # which doesn't mix orders
+            yield from block.convolution_1.nonzero[1:].parameters()

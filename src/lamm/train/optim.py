@@ -59,17 +59,23 @@ def parameter_groups(
     """Cut the parameters into encoder and heads, each with and without weight decay.
 
     Only matrices of linear layers decay: a bias, a norm's gain or an element's embedding has no
-    reason to be small.
+    reason to be small. A module says by `undecayed` which of its tensors of more dimensions are
+    gains.
     """
     of_encoder = {id(parameter) for parameter in encoder.parameters()}
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
+    gains = {
+        id(getattr(module, name))
+        for module in model.modules()
+        for name in getattr(module, "undecayed", ())
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
-        matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+        matrix = parameter.ndim >= 2 and id(parameter) not in embeddings | gains
         decay = config.weight_decay if matrix else 0.0
         rate = config.lr * (config.encoder_lr_factor if id(parameter) in of_encoder else 1.0)
         groups.setdefault((rate, decay), []).append(parameter)

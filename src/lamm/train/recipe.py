@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from lamm.balance.settings import BalanceConfig
 from lamm.loss import LossConfig
@@ -16,7 +16,7 @@ from lamm.train.optim import OptimConfig
 class TrainConfig(Frozen):
     """Length of a run, precision, and how often it reports, validates and saves."""
 
-    epochs: NonNegativeInt | None = None
+    epochs: NonNegativeFloat | None = None
     """Passes over the joint data set; give this or `steps`."""
     steps: NonNegativeInt | None = None
     """Optimizer steps; give this or `epochs`."""
@@ -46,7 +46,9 @@ class TrainConfig(Frozen):
 
     def num_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run."""
-        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+        if self.steps is not None:
+            return self.steps
+        return round((self.epochs or 0) * steps_per_epoch)
 
 
 @dataclass(frozen=True)
