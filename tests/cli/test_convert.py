@@ -147,3 +147,66 @@ def test_averages_of_another_model_are_refused(lamm, tmp_path):
     file = saved(tmp_path / "a.pt", ("painn", PAINN), original_weights(), ema=ema)
     status, _, err = lamm("convert", "fairchem", file, "--to", tmp_path / "ours")
     assert (status, "--no-ema" in err) == (2, True)
+
+
+def hydra_file(path, heads, **others):
+    """An EquiformerV2 of the newer layout."""
+    names = {"energy_block": "output_heads.energy.", "force_block": "output_heads.forces."}
+    weights = {
+        names.get(name.partition(".")[0], "backbone.") + name: one
+        for name, one in original()[1].items()
+    }
+    backbone = {"model": "equiformer_v2_backbone", **EQUIFORMER}
+    model = {"name": "hydra", "backbone": backbone, "heads": heads}
+    return saved(path, ("hydra", model), weights, **others)
+
+
+HEADS = {
+    "energy": {"module": "equiformerV2_scalar_head"},
+    "forces": {"module": "equiformerV2_vector_head"},
+}
+
+
+def test_a_second_head_of_energies_is_not_taken_for_the_first(lamm, tmp_path):
+    heads = HEADS | {"gap": {"module": "equiformerV2_scalar_head"}}
+    status, _, err = lamm("convert", "fairchem", hydra_file(tmp_path / "a.pt", heads), "--to", "b")
+    assert (status, "2 of its heads make energy" in err) == (2, True)
+    heads["gap"]["output_name"] = "gap"
+    file = hydra_file(tmp_path / "a.pt", heads)
+    assert lamm("convert", "fairchem", file, "--to", tmp_path / "ours")[0] == 0
+
+
+def test_normalisers_by_the_name_of_an_output_are_found_or_asked_for(lamm, tmp_path):
+    energy = {"mean": torch.tensor(0.5), "rmsd": torch.tensor(4.0)}
+    others = {"normalizers": {"omat_energy": energy}}
+    file = hydra_file(tmp_path / "a.pt", HEADS, **others)
+    status, _, err = lamm("convert", "fairchem", file, "--to", tmp_path / "ours")
+    assert (status, "which of them is of energy?" in err) == (2, True)
+    content = torch.load(file, weights_only=False)
+    content["config"]["outputs"] = {"omat_energy": {"property": "energy"}}
+    torch.save(content, file)
+    _, out, _ = lamm("convert", "fairchem", file, "--to", tmp_path / "ours", "--json")
+    assert (json.loads(out)["energy_shift"], json.loads(out)["energy_scale"]) == (0.5, 4.0)
+
+
+def test_scales_beside_the_weights_of_older_files_are_used(lamm, tmp_path):
+    scales = {"upd_out_scalar_scale_0": 1.5, "upd_out_scalar_scale_1": 0.5}
+    file = saved(tmp_path / "a.pt", ("painn", PAINN), original_weights(), scale_dict=scales)
+    assert lamm("convert", "fairchem", file, "--to", tmp_path / "ours")[0] == 0
+    assert load(tmp_path / "ours").config.encoder.layer_scales == (1.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizers": [1]},
+        {"elementrefs": {"energy": {}, "more": 1}, "normalizers": {"energy": {"mean": np.nan}}},
+        {"ema": [1]},
+        {"state_dict": {"norm.affine_weight": "text"}},
+    ],
+)
+def test_a_part_that_is_something_else_is_one_message(lamm, tmp_path, part):
+    file = hydra_file(tmp_path / "a.pt", HEADS, **part)
+    status, _, err = lamm("convert", "fairchem", file, "--to", tmp_path / "ours")
+    assert (status, err.count("Error: "), "Traceback" in err) == (2, 1, False)
+    assert not (tmp_path / "ours").exists()

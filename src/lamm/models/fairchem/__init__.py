@@ -37,6 +37,7 @@ _SAYS_NOTHING = {
     "scale_file",
     "enforce_max_neighbors_strictly",
     "pass_through_head_outputs",
+    "freeze_backbone",
     "finetune_config",
     "starting_checkpoint",
 }
@@ -78,7 +79,8 @@ def from_fairchem(
     model.load_state_dict(weights, strict=False)
     model.known_elements[:, 1 : model.config.encoder.highest_element + 1] = True
     references = beside.get("energy_lin_ref")
-    if references is not None and flat.get("use_energy_lin_ref"):
+    # Output heads of their own don't add these, whatever the backbone's configuration says.
+    if references is not None and flat.get("use_energy_lin_ref") and "heads" not in config:
         model.reference_energies[0, : len(references)] = references.to(torch.float64)
     return model.eval()
 
@@ -89,7 +91,7 @@ def translation_of(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
     Raises:
         ConfigError: it isn't one of ours.
     """
-    part = config.get("backbone", config)
+    part = _mapping("backbone", config["backbone"]) if "backbone" in config else config
     name = str(part.get("name") or part.get("model") or "")
     if not name:
         return max(TRANSLATIONS, key=lambda one: one.knows(state_dict))
@@ -103,10 +105,35 @@ def translation_of(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
 
 
 def _other_heads(config: Mapping[str, Any]) -> dict[str, str]:
-    """Heads of neither energy nor forces: name to what it is."""
-    heads = config.get("heads") or {}
+    """Heads that are neither the one of energy nor the one of forces: name to what it is."""
+    heads = _heads(config)
     modules = {name: str(head.get("module", name)) for name, head in heads.items()}
-    return {name: one for name, one in modules.items() if not _makes(one, _ENERGY + _FORCES)}
+    kept = set()
+    for quantity, words in (("energy", _ENERGY), ("forces", _FORCES)):
+        found = [name for name, module in modules.items() if _makes(module, words)]
+        if len(found) > 1:
+            found = [name for name in found if heads[name].get("output_name", quantity) == quantity]
+            if len(found) != 1:
+                raise ConfigError(
+                    f"FAIR-Chem configuration: {len(found)} of its heads make {quantity}, expected "
+                    f"one (heads: {', '.join(modules)}). Name the others' output_name, or take "
+                    "them out of the configuration."
+                )
+        kept.update(found)
+    return {name: one for name, one in modules.items() if name not in kept}
+
+
+def _heads(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    heads = _mapping("heads", config.get("heads") or {})
+    return {str(name): _mapping(f"heads: {name}", head) for name, head in heads.items()}
+
+
+def _mapping(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"FAIR-Chem configuration: {where} is {value!r}, expected keys and values."
+        )
+    return value
 
 
 _ENERGY, _FORCES = ("scalar", "energy"), ("vector", "force", "rank1")
@@ -119,9 +146,12 @@ def _makes(module: str, words: tuple[str, ...]) -> bool:
 def _flat(config: Mapping[str, Any], translation: Translation) -> JSONDict:
     """The encoder's keys of either layout, defaults filled in."""
     given = dict(config)
-    heads = given.pop("heads", None)
+    other = _other_heads(config)
+    heads = {name: head for name, head in _heads(config).items() if name not in other}
+    given.pop("heads", None)
     given |= given.pop("backbone", {})
-    unknown = given.keys() - translation.defaults.keys() - translation.ignored - _SAYS_NOTHING
+    names = {str(key) for key in given}
+    unknown = names - translation.defaults.keys() - translation.ignored - _SAYS_NOTHING
     if unknown:
         key = min(unknown)
         raise ConfigError(
@@ -130,11 +160,9 @@ def _flat(config: Mapping[str, Any], translation: Translation) -> JSONDict:
         )
     known = {key: value for key, value in given.items() if key in translation.defaults}
     flat = translation.defaults | {key: one for key, one in known.items() if one is not None}
-    if heads is not None:
+    if config.get("heads") is not None:  # they alone decide, whatever `regress_forces` says
         modules = [str(head.get("module", name)) for name, head in heads.items()]
-        flat["regress_forces"] = flat["regress_forces"] and any(
-            _makes(one, _FORCES) for one in modules
-        )
+        flat["regress_forces"] = any(_makes(one, _FORCES) for one in modules)
         for name, head in heads.items():
             if head.get("reduce", "sum") != "sum":
                 raise ConfigError(

@@ -27,12 +27,13 @@ from lamm.typing import JSONDict
 
 logger = logging.getLogger(__name__)
 
+_SCALAR = np.float64(0).__reduce__()[0]
+
 _HARMLESS: list[Any] = [
-    np.float64(0).__reduce__()[0],
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # what NumPy 1 calls it
+    (_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    np.dtypes.Int64DType,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
 ]
 """Beside tensors and plain values: the metrics in such files are NumPy's numbers."""
 
@@ -78,8 +79,9 @@ def read_checkpoint(
             "Give a checkpoint of a FAIR-Chem 1.x training."
         )
     model = dict(config) if config is not None else _model_section(path, content.get("config"))
-    weights = dict(content["state_dict"])
-    shadow = (content.get("ema") or {}).get("shadow_params") if averaged else None
+    weights = _part(path, content, "state_dict")
+    weights |= _scales(weights, _part(path, content, "scale_dict"))
+    shadow = _part(path, content, "ema").get("shadow_params") if averaged else None
     if shadow is not None:
         weights = _with_average(path, model, weights, shadow)
     energy_mean, energy_scale = _normaliser(path, content, "energy")
@@ -105,7 +107,9 @@ def potential_of(checkpoint: FairChemCheckpoint, subset: str) -> Potential:
         CheckpointError: weights and configuration don't fit.
     """
     model = from_fairchem(checkpoint.config, checkpoint.weights, subset=subset)
-    references = checkpoint.reference_energies + model.reference_energies[0]
+    # The model's own are added to its output, before the scale.
+    own = checkpoint.energy_scale * model.reference_energies[0]
+    references = checkpoint.reference_energies + own
     model.set_normalisation(
         0,
         references,
@@ -159,10 +163,11 @@ def _with_average(
     path: Path, config: JSONDict, weights: dict[str, Tensor], shadow: list[Tensor]
 ) -> dict[str, Tensor]:
     """Weights with the learnt ones replaced by their averages, which come in the same order."""
-    translation = translation_of(config, weights)
-    learnt = [name for name in weights if translation.knows({name: weights[name]})]
-    shapes = [tuple(weights[name].shape) for name in learnt]
-    if shapes != [tuple(one.shape) for one in shadow]:
+    learnt = translation_of(config, weights).learnt(weights)
+    if config.get("freeze_backbone"):
+        learnt = [name for name in learnt if "output_heads." in name]
+    shapes = [getattr(weights[name], "shape", None) for name in learnt]
+    if shapes != [getattr(one, "shape", "?") for one in shadow]:
         raise CheckpointError(
             f"{path}: {len(shadow)} averaged weights don't belong to the {len(learnt)} weights. "
             "Take the weights as they are with --no-ema."
@@ -170,24 +175,70 @@ def _with_average(
     return weights | dict(zip(learnt, shadow, strict=True))
 
 
+def _part(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A dictionary in the file; empty where there is none."""
+    part = content.get(key)
+    if part is not None and not isinstance(part, Mapping):
+        raise CheckpointError(f"{path}: {key} is a {type(part).__name__}, expected a dictionary.")
+    return dict(part or {})
+
+
+def _scales(weights: dict[str, Any], scales: dict[str, Any]) -> dict[str, Tensor]:
+    """Scales that older files hold beside the weights, as weights; they come before those there."""
+    there = {name.removesuffix(".scale_factor"): name for name in weights}
+    names = {one.removeprefix("module."): name for one, name in there.items()}
+    return {
+        names.get(one, f"{one}.scale_factor"): torch.as_tensor(scale)
+        for one, scale in scales.items()
+    }
+
+
+def _state(path: Path, content: dict[str, Any], key: str, target: str) -> dict[str, Any]:
+    """What `key` holds of a target, whose name may be that of an output with this property.
+
+    Raises:
+        CheckpointError: it is there under several names, or only under one that isn't understood.
+    """
+    part = _part(path, content, key)
+    outputs = _part(path, _part(path, content, "config"), "outputs")
+    named = {
+        name: (outputs[name] or {}).get("property", name) if name in outputs else name
+        for name in part
+    }
+    found = [name for name, one in named.items() if _OLD_TARGETS.get(one, one) == target]
+    near = [name for name in named if target in name and name not in found]
+    if len(found) > 1 or (near and not found):
+        raise CheckpointError(
+            f"{path}: {key} are of {', '.join(part)}; which of them is of {target}? "
+            f"Rename that one to '{target}' in the file."
+        )
+    return _part(path, part, found[0]) if found else {}
+
+
 def _normaliser(path: Path, content: dict[str, Any], target: str) -> tuple[float, float]:
     """Mean and scale of a target; 0 and 1 where it isn't normalised."""
-    found = {_OLD_TARGETS.get(key, key): one for key, one in content.get("normalizers", {}).items()}
-    state = found.get(target, {})
-    scale = state.get("rmsd", state.get("std", 1.0))
+    state = _state(path, content, "normalizers", target)
     try:
-        mean, scale = float(state.get("mean", 0.0)), float(scale)
+        mean = float(state.get("mean", 0.0))
+        scale = float(state.get("std", state.get("rmsd", 1.0)))
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: normaliser of {target} isn't two numbers: {state}"
         ) from error
+    if not np.isfinite([mean, scale]).all():
+        raise CheckpointError(f"{path}: normaliser of {target} isn't finite: {state}")
     return mean, scale
 
 
 def _references(path: Path, content: dict[str, Any]) -> Tensor:
-    state = content.get("elementrefs", {}).get("energy", {})
+    state = _state(path, content, "elementrefs", "energy")
     energies = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
     if state:
-        given = torch.as_tensor(state["element_references"]).double().flatten()[: len(energies)]
+        given = state.get("element_references")
+        if not isinstance(given, Tensor) or not given.isfinite().all():
+            raise CheckpointError(
+                f"{path}: elementrefs of energy have no finite tensor 'element_references'."
+            )
+        given = given.double().flatten()[: len(energies)]
         energies[: len(given)] = given
     return energies

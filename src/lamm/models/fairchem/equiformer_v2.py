@@ -58,10 +58,10 @@ def _configure(config: JSONDict, beside: Mapping[str, Tensor]) -> ModelConfig:
             )
     degrees = {}
     for key, ours in (("lmax_list", "l_max"), ("mmax_list", "m_max")):
-        if len(config[key]) != 1:
+        if not isinstance(config[key], list | tuple) or len(config[key]) != 1:
             raise ConfigError(
                 f"FAIR-Chem configuration of {_LABEL}: {key} is {config[key]}; "
-                "only one resolution is known here."
+                "only one resolution, in a list, is known here."
             )
         degrees[ours] = config[key][0]
     on_sphere = "separable_s2" if config["use_sep_s2_act"] else "s2"
@@ -190,8 +190,9 @@ EQUIFORMER_V2 = Translation(
         )
     ),
     constant=re.compile(
-        r"(^|\.)(SO3_rotation|SO3_grid|mappingReduced|distance_expansion)\."
-        r"|\.(expand_index|balance_degree_weight)$"
+        r"(^|\.)(SO3_rotation\.\d+|SO3_grid\.\d+\.\d+|mappingReduced)\.(mapping\.)?"
+        r"(l_harmonic|m_harmonic|m_complex|m_size|res_size|to_m|(to|from)_grid_mat|Jd_\d+)$"
+        r"|^distance_expansion\.offset$|\.(expand_index|balance_degree_weight)$"
     ),
     beside=re.compile(r"energy_lin_ref"),
     configure=_configure,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,9 @@ from lamm.typing import JSONDict
 
 Renames = tuple[tuple[str, str], ...]
 
-_PREFIX = re.compile(r"^(?:module\.)*(?:backbone\.|output_heads\.(?P<head>\w+)\.)?(?:module\.)*")
+_PREFIX = re.compile(r"^(?:module\.)*(?:backbone\.|output_heads\.(?P<head>[^.]+)\.)?(?:module\.)*")
+
+_HEADS = ("energy_head.", "force_head.")
 
 
 class Translation(NamedTuple):
@@ -44,7 +47,8 @@ class Translation(NamedTuple):
 
         Args:
             state_dict: FAIR-Chem's.
-            heads: names of the output heads to leave out.
+            heads: names of the output heads to leave out. A backbone's own heads are left out
+                always: where there are output heads beside it, nothing uses them.
 
         Raises:
             CheckpointError: a weight is unknown, or there are none.
@@ -57,10 +61,16 @@ class Translation(NamedTuple):
             short = name[found.end() :]
             if found["head"] in heads or self.constant.search(short):
                 continue
+            if not isinstance(value, Tensor | np.ndarray):
+                raise CheckpointError(
+                    f"weight '{name}' is a {type(value).__name__}, expected a tensor."
+                )
+            ours = self.our_name(short)
             if self.beside.fullmatch(short):
                 beside[short] = torch.as_tensor(value)
-            elif (ours := self.our_name(short)) is not None:
-                weights[ours] = torch.as_tensor(value)
+            elif ours is not None:
+                if not ("backbone." in found[0] and ours.startswith(_HEADS)):
+                    weights[ours] = torch.as_tensor(value)
             else:
                 raise CheckpointError(
                     f"unknown weight '{name}': not a part of FAIR-Chem's {self.label}. "
@@ -69,6 +79,15 @@ class Translation(NamedTuple):
         if not weights:
             raise CheckpointError("the state dict holds no weights.")
         return weights, beside
+
+    def learnt(self, state_dict: Mapping[str, Tensor]) -> list[str]:
+        """Names of all weights that are learnt by gradients, those of heads left out too."""
+        short = {name: _PREFIX.sub("", name) for name in state_dict}
+        return [
+            name
+            for name, one in short.items()
+            if not self.constant.search(one) and not self.beside.fullmatch(one)
+        ]
 
     def knows(self, state_dict: Mapping[str, Tensor]) -> int:
         """How many of these are its learnt weights."""
