@@ -9,7 +9,7 @@ import torch
 from awkward import CUTOFF, MAX_NEIGHBORS
 from lamm.graph import GraphBatch
 from lamm.models import ModelConfig, Potential, Prediction, build
-from lamm.models.equiformer_v2 import EquiformerV2Config
+from lamm.models.equiformer_config import EquiformerV2Config
 from lamm.models.painn import PaiNNConfig
 from lamm.structure import Structure
 

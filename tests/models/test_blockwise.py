@@ -132,7 +132,7 @@ def test_a_second_derivative_is_right_or_refused(block):
     if block is None:
         assert second(None).isfinite().all()
     else:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="edge_block"):
             second(block)
 
 

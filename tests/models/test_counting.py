@@ -6,7 +6,7 @@ import pytest
 
 from lamm.models import count_parameters
 from lamm.models.counting import fairchem_constants
-from lamm.models.equiformer_v2 import EquiformerV2Config
+from lamm.models.equiformer_config import EquiformerV2Config
 from lamm.models.presets import PRESETS
 
 

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from awkward import AWKWARD, ETHANOL, random_rotation, structure, turned
 from lamm.errors import ConfigError, DataError
 from lamm.graph import GraphBatch, edge_vectors
-from lamm.models import ModelConfig, build, count_parameters, equiformer_v2, from_fairchem
+from lamm.models import ModelConfig, build, count_parameters, edge_frames, from_fairchem
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 LOW_SYMMETRY = [AWKWARD[3], AWKWARD[4], AWKWARD[5]]
@@ -139,13 +139,13 @@ def test_with_gates_alone_the_model_turns_exactly(l_max, m_max):
 
 def rolled(monkeypatch, angles):
     """Let each edge's frame be rolled about the edge by an angle of its own."""
-    plain = equiformer_v2.edge_wigner
+    plain = edge_frames.edge_wigner
 
     def edge_wigner(vectors, layout):
         rolls = [about_the_edge(layout, angle) for angle in angles[: len(vectors)]]
         return torch.stack(rolls) @ plain(vectors, layout)
 
-    monkeypatch.setattr(equiformer_v2, "edge_wigner", edge_wigner)
+    monkeypatch.setattr(edge_frames, "edge_wigner", edge_wigner)
 
 
 @both

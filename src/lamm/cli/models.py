@@ -98,7 +98,7 @@ def _preset_card(name: str) -> dict[str, Any]:
 def _counts(model: Any, num_subsets: int) -> dict[str, int]:
     """Learnable parameters, and for EquiformerV2 FAIR-Chem's constants too, as in the paper."""
     from lamm.models.counting import fairchem_constants
-    from lamm.models.equiformer_v2 import EquiformerV2Config
+    from lamm.models.equiformer_config import EquiformerV2Config
     from lamm.models.potential import count_parameters
     from lamm.models.presets import resolve_model
 

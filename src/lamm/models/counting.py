@@ -6,7 +6,7 @@ mapping, rotation and grid constants as buffers, and again under every module th
 
 from __future__ import annotations
 
-from lamm.models.equiformer_v2 import EquiformerV2Config
+from lamm.models.equiformer_config import EquiformerV2Config
 from lamm.models.so3 import Layout, num_coefficients
 
 

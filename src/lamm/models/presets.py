@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from lamm.errors import ConfigError, nearest_names
 from lamm.graph.neighbors import GraphConfig
-from lamm.models.equiformer_v2 import EquiformerV2Config
+from lamm.models.equiformer_config import EquiformerV2Config
 from lamm.models.painn import PaiNNConfig
 from lamm.schema import Frozen
 

@@ -12,13 +12,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lamm.models.equiformer_v2 import (
-    Attention,
-    EquiformerV2Config,
-    FeedForward,
-    SphericalFeatures,
-    initialise,
-)
+from lamm.models.attention import Attention
+from lamm.models.equiformer_config import EquiformerV2Config
+from lamm.models.equiformer_v2 import FeedForward, SphericalFeatures, initialise
 from lamm.models.layers import segment_sum
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lamm.errors import ConfigError
-from lamm.models.equiformer_v2 import EquiformerV2Config
+from lamm.models.equiformer_config import EquiformerV2Config
 from lamm.models.fairchem.names import Renames, Translation
 from lamm.models.potential import ModelConfig
 from lamm.typing import JSONDict
