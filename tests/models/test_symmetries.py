@@ -19,8 +19,6 @@ from lamm.models import Potential
 from lamm.models.so2 import SO2Convolution
 
 EXACT = {"rtol": 0, "atol": 1e-10}
-GATED_ORDER = ("equiformer with gates", "force_head.block.convolution_1.nonzero.1.weight")
-"""A gate doesn't mix orders, and no force is made of m = 2."""
 every_structure = pytest.mark.parametrize("structure", AWKWARD, ids=lambda s: s.name)
 
 
@@ -199,7 +197,7 @@ def test_a_copy_from_the_state_dict_is_the_original(model, structure):
 
 
 @pytest.mark.parametrize("structures", [AWKWARD, AWKWARD[:1], []], ids=["all", "lone", "none"])
-def test_every_parameter_gets_a_finite_gradient(model, name, structures):
+def test_every_parameter_gets_a_finite_gradient(model, structures):
     batch = GraphBatch.from_structures(structures, model.graph_config, dtype=torch.float64)
     torch.manual_seed(0)  # what dropout leaves out
     model.train()
@@ -217,7 +215,7 @@ def test_every_parameter_gets_a_finite_gradient(model, name, structures):
         assert parameter.grad.isfinite().all(), where
         if id(parameter) in idle:
             assert (parameter.grad == 0).all(), where
-        elif len(structures) > 1 and (name, where) != GATED_ORDER:
+        elif len(structures) > 1:
             assert parameter.grad.abs().sum() > 0, where
 
 

@@ -71,7 +71,7 @@ class EquiformerV2Config(Frozen):
     """What the energy is divided by: atoms of an average structure."""
     average_degree: PositiveFloat = 23.395238876342773
     """What the sum over neighbours in the first embedding is divided by."""
-    edge_block: PositiveInt | None = 256
+    edge_block: PositiveInt | None = 512
     """Edges that are worked on at a time; all of them at once, and keeping all that the gradient
     needs, where it is None. It changes time and memory, not results."""
 
