@@ -77,7 +77,7 @@ PRESETS: dict[str, ModelConfig] = {
             attention_hidden=12,
             alpha_channels=8,
             value_channels=6,
-            feed_forward_hidden=96,
+            feed_forward_hidden=48,
             edge_channels=24,
             num_radial=128,
             cutoff=5.0,
@@ -88,7 +88,7 @@ PRESETS: dict[str, ModelConfig] = {
             average_degree=1.0,
             alpha_dropout=0.0,
             drop_path=0.0,
-            edge_block=2048,
+            edge_block=None,
         )
     ),
 }
