@@ -48,7 +48,7 @@ class EdgeFrames(NamedTuple):
 
     @property
     def atom_block(self) -> int | None:
-        """Atoms that are worked on at a time: a grid is larger than an edge. Odd as `grid_block`."""
+        """Atoms that are worked on at a time, odd as well: a grid is larger than an edge."""
         return None if self.block is None else self.block // 32 | 1
 
 
