@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from lamm.data.joint import JointDataset
-from lamm.loss import Normalised, normalise, universal_loss
 from lamm.models.potential import build
 from lamm.train.batches import Schedule
-from lamm.train.distributed import join, leave, share_gradients
+from lamm.train.distributed import join, leave
+from lamm.train.optim import build_optimizer
 from lamm.train.run import set_normalisation
+from lamm.train.step import Step
 from small import SMALL_MODELS, small_config, without_dropout
 
 
@@ -25,26 +26,19 @@ def main(folder: Path, out: Path, batch_size: int, model_name: str) -> None:
     model = build(config.model, joint.names, seed=3)
     set_normalisation(model, [subset.normalisation() for subset in joint.subsets])
     model.double().train()
-    shared = share_gradients(model, world)
+    optimizer = build_optimizer(model, model.encoder, config.optim)
+    step = Step(model, optimizer, None, config.recipe(), world)
     schedule = Schedule(joint, config.balance, model.graph_config, world, config.seed)
-    scales = (model.reference_energies, model.energy_scale, model.force_scale)
     results = []
     last = schedule.steps_per_epoch  # the mini-batch that may be incomplete
     for first in (0, 1, last - 1):
         for planned in schedule.steps(first, first + 1, workers=0):
             batch = planned.batch.to(dtype=torch.float64)
-            prediction = shared(batch, subset_index=batch.subset_index, normalised=True)
-            loss = universal_loss(
-                Normalised(prediction.energy.squeeze(-1), prediction.forces.squeeze(1)),
-                normalise(batch.energy, batch.forces, batch, *scales),
-                batch,
-                planned.counts,
-                config.loss,
-            )
-            (loss.total * world.size).backward()
+            loss, failed_part = step.compute(planned.step, [batch], planned.counts)
+            assert failed_part is None
             results.append(
                 {
-                    "loss": world.sum(loss.total.detach().clone()),
+                    "loss": world.sum(loss.total.clone()),
                     "structures": planned.structures,
                     "mine": batch.num_structures,
                     "gradients": [
@@ -54,7 +48,6 @@ def main(folder: Path, out: Path, batch_size: int, model_name: str) -> None:
                     ],
                 }
             )
-            model.zero_grad()
     if world.is_main:
         torch.save(results, out)
     leave(world)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from lamm.errors import BadAnswerError, CheckpointError, ConfigError, InterruptedRunError
 from lamm.evaluate.curves import read_metrics
-from lamm.train import engine
+from lamm.train import engine, step
 from lamm.train.run import pretrain
 from small import SMALL_MODELS, small_config
 
@@ -52,12 +52,6 @@ def test_a_run_folder_holds_what_was_promised(tmp_path: Path):
     assert 0 <= line["data_wait"] <= 1
 
 
-class Stopped(engine.StopRequest):
-    def __enter__(self):
-        self.signal_number = 15
-        return super().__enter__()
-
-
 @pytest.mark.parametrize("model", SMALL_MODELS)
 def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
@@ -68,9 +62,8 @@ def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
 
     with monkeypatch.context() as patch:
         # SIGTERM "arrives" at once; the ranks notice at their third report, after step 6.
-        reports = iter([False, False, True])
-        patch.setattr(engine.World, "any", lambda world, flag: next(reports))
-        patch.setattr(engine, "StopRequest", Stopped)
+        reports = iter([0, 0, 15])
+        patch.setattr(engine.World, "largest", lambda world, number: next(reports))
         with pytest.raises(InterruptedRunError, match="step 6 of 12"):
             pretrain(halves, quiet=True)
     assert (halves.to / "last").resolve().name == "step-6"
@@ -99,13 +92,13 @@ def test_the_same_seed_gives_the_same_bits_with_and_without_worker_processes(tmp
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch):
     config = small_config(tmp_path)
-    real = engine.universal_loss
+    real = step.universal_loss
 
     def broken(*arguments):
         terms = real(*arguments)
         return terms._replace(total=terms.total * float("nan"))
 
-    monkeypatch.setattr(engine, "universal_loss", broken)
+    monkeypatch.setattr(step, "universal_loss", broken)
     with pytest.raises(BadAnswerError, match=r"loss is nan"):
         pretrain(config, quiet=True)
 

@@ -48,21 +48,14 @@ def finetuning(home: Path, to: Path, **changes: Any) -> FinetuneConfig:
     return FinetuneConfig.model_validate(mapping | changes)
 
 
-class Stopped(engine.StopRequest):
-    def __enter__(self):
-        self.signal_number = 15
-        return super().__enter__()
-
-
 def test_fine_tuning_resumes_to_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     finetune(finetuning(home, tmp_path / "whole"), quiet=True)
     halves = finetuning(home, tmp_path / "halves")
     with monkeypatch.context() as patch:
-        reports = iter([False, True])  # the ranks notice the signal after step 4
-        patch.setattr(engine.World, "any", lambda world, flag: next(reports))
-        patch.setattr(engine, "StopRequest", Stopped)
+        reports = iter([0, 15])  # the ranks notice the signal after step 4
+        patch.setattr(engine.World, "largest", lambda world, number: next(reports))
         with pytest.raises(InterruptedRunError, match="step 4 of 6"):
             finetune(halves, quiet=True)
     finetune(halves, quiet=True, resume=True)

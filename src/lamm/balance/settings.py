@@ -19,3 +19,6 @@ class BalanceConfig(Frozen):
     """Structures per rank and step, on average (B')."""
     edge_share: Annotated[float, Field(ge=0, le=1)] = 0.65
     """Share of a fully connected atom's cost that its edges cause; the rest is its own."""
+    oversized: Literal["stop", "set_aside"] = "stop"
+    """What to do about a structure that doesn't fit into the memory alone: stop the run, or go on
+    without it and list it in ``set_aside.jsonl`` of the run folder."""

@@ -61,6 +61,7 @@ class Schedule:
         graph_config: GraphConfig,
         world: World,
         seed: int,
+        mini_batch_size: int | None = None,
     ) -> None:
         self.joint, self.balance, self.graph_config = joint, balance, graph_config
         self.world, self.seed = world, seed
@@ -68,9 +69,10 @@ class Schedule:
         self.index: PlanIndex = joint.plan_index(limit, balance.edge_share)
         self._cost = np.zeros(len(joint), dtype=np.int64)
         self._cost[self.index.ids] = self.index.cost
+        self.mini_batch_size = mini_batch_size or world.size * balance.batch_size
         self._latest: tuple[int, Plan] | None = None
         self.steps_per_epoch = self.plan(0).num_steps
-        advice = planner_advice(balance.planner, world.size, world.size * balance.batch_size)
+        advice = planner_advice(balance.planner, world.size, self.mini_batch_size)
         if advice is not None and world.is_main:
             logger.warning(advice)
 
@@ -87,7 +89,7 @@ class Schedule:
             seed=self.seed,
             epoch=epoch,
             ranks=self.world.size,
-            batch_size=self.balance.batch_size,
+            mini_batch_size=self.mini_batch_size,
             planner=self.balance.planner,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,16 @@ class TrainState:
     best_step: int | None = None
     seconds: float = 0.0
     """Time spent training, over all sessions of the run."""
+    mini_batch_size: int | None = None
+    """G, which stays when the run goes on with another number of ranks."""
+    ranks: int | None = None
+    """W of the session that saved this."""
+    budget: int | None = None
+    """Atoms and edges above which a GPU batch is split, once memory has run out."""
+    set_aside: list[JSONDict] = field(default_factory=list)
+    """Structures that didn't fit into the memory alone."""
+    skipped_in_a_row: int = 0
+    """Latest steps that were skipped because loss or gradient weren't finite."""
     format_version: int = FORMAT_VERSION
 
 

@@ -1,7 +1,7 @@
 """Ranks: how a process learns which one it is, and the few things that all ranks do together.
 
 The same command runs alone, under ``torchrun``, or as several processes of a queue: the environment
-says which. Gradients are averaged by PyTorch's DistributedDataParallel, overlapped with backward.
+says which. How gradients are summed is in `lamm.train.gradients`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from lamm.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,22 @@ class World:
             return flag
         raised = torch.tensor(float(flag), device=self.device)
         return bool(self.sum(raised).item())
+
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers; every rank gets the same answer, and waits for it."""
+        if self.size == 1:
+            return number
+        tensor = torch.tensor(number, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor.item())
+
+    def gather(self, mine: T) -> list[T]:
+        """What every rank has to say, in the order of the ranks; small things, and seldom."""
+        if self.size == 1:
+            return [mine]
+        said: list[Any] = [None] * self.size
+        dist.all_gather_object(said, mine)
+        return said
 
     def wait(self) -> None:
         """Wait until every rank is here."""
@@ -88,17 +106,3 @@ def leave(world: World) -> None:
     """End the process group of a run."""
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def share_gradients(model: nn.Module, world: World) -> nn.Module:
-    """Wrap a model so that backward averages its gradients over the ranks.
-
-    Every rank runs backward through every parameter at every step (a label that it lacks has
-    weight zero), so no search for unused parameters is needed.
-    """
-    if world.size == 1:
-        return model
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(
-        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-    )

@@ -25,11 +25,20 @@ class AveragedWeights:
         self._average = [parameter.detach().clone() for parameter in self._live]
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the weights after step number `step`, counted from 0."""
+    def update(self, step: int, skip: Tensor | None = None) -> None:
+        """Move the average towards the weights after step number `step`, counted from 0.
+
+        Args:
+            step: sets alpha.
+            skip: on the device, 1 where the step changed nothing and the average has to stay too.
+        """
         alpha = min(self.decay, (1 + step) / (10 + step))
         live = [parameter.detach() for parameter in self._live]
-        torch._foreach_lerp_(self._average, live, 1 - alpha)
+        if skip is None:
+            torch._foreach_lerp_(self._average, live, 1 - alpha)
+            return
+        weight = (1 - skip).to(live[0].dtype) * (1 - alpha)
+        torch._foreach_lerp_(self._average, live, [weight] * len(live))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -11,16 +11,16 @@ import torch
 
 from lamm.data.joint import JointDataset
 from lamm.errors import InterruptedRunError
-from lamm.keyed import key_of
-from lamm.loss import Normalised, normalise, universal_loss
 from lamm.models.potential import Potential
 from lamm.train.batches import Schedule
 from lamm.train.checkpoint import TrainState
-from lamm.train.distributed import World, share_gradients
-from lamm.train.optim import learning_rate_factor, set_learning_rate
+from lamm.train.distributed import World
+from lamm.train.optim import learning_rate_factor
 from lamm.train.recipe import Recipe
+from lamm.train.recovery import Recovery
 from lamm.train.report import ProgressLine
 from lamm.train.session import Session
+from lamm.train.step import Step
 from lamm.train.stopping import StopRequest
 
 
@@ -51,61 +51,62 @@ def train(
         Where the run ended. The model holds its last weights.
 
     Raises:
-        BadAnswerError: the loss isn't finite.
+        BadAnswerError: the loss isn't finite, step after step.
+        DataError: a structure doesn't fit into the memory.
         InterruptedRunError: Ctrl-C or SIGTERM; a checkpoint was saved.
     """
-    config, optim, device = recipe.train, recipe.optim, world.device
+    config = recipe.train
     torch.use_deterministic_algorithms(config.deterministic)
     session = Session(model, joint, recipe, run_dir, world, resume)
-    state, optimizer, averaged = session.state, session.optimizer, session.averaged
-    schedule = Schedule(joint, recipe.balance, model.graph_config, world, recipe.seed)
+    state = session.state
+    schedule = Schedule(
+        joint,
+        recipe.balance,
+        model.graph_config,
+        world,
+        recipe.seed,
+        mini_batch_size=session.mini_batch_size(),
+    )
+    session.check_ranks(schedule.steps_per_epoch)
     num_steps = config.num_steps(schedule.steps_per_epoch)
     validate_every = config.validate_every or max(num_steps // 10, 1)
     checkpoint_every = config.checkpoint_every or validate_every
-    scales = (model.reference_energies, model.energy_scale, model.force_scale)
-    shared = share_gradients(model, world)
-    visible = world.is_main and not quiet
+    recovery = Recovery(
+        Step(model, session.optimizer, session.averaged, recipe, world),
+        state,
+        joint,
+        recipe,
+        run_dir,
+        session.count_update,
+        look_later=world.device.type == "cuda",
+    )
+    visible, signal_number = world.is_main and not quiet, 0
 
     with StopRequest() as stop, ProgressLine(title, num_steps, state.step, visible=visible) as bar:
         if state.step == 0:
             session.save(session.validate())
         for planned in schedule.steps(state.step, num_steps, config.workers):
-            batch = planned.batch
-            factor = learning_rate_factor(planned.step, num_steps, optim)
-            set_learning_rate(optimizer, factor)
-            torch.manual_seed(key_of("dropout", recipe.seed, planned.step, world.rank))
-            with torch.autocast(
-                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
-            ):
-                prediction = shared(batch, subset_index=batch.subset_index, normalised=True)
-            predicted = Normalised(prediction.energy.squeeze(-1), prediction.forces.squeeze(1))
-            target = normalise(batch.energy, batch.forces, batch, *scales)
-            loss = universal_loss(predicted, target, batch, planned.counts, recipe.loss)
-            # Gradients are averaged over the ranks; Eq. (5) is a sum over them.
-            (loss.total * world.size).backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if averaged is not None:
-                averaged.update(planned.step)
-            session.count(planned, schedule.steps_per_epoch, loss, norm)
+            recovery.do(planned, learning_rate_factor(planned.step, num_steps, recipe.optim))
+            session.count(planned, schedule.steps_per_epoch)
             bar.update(state.step)
 
-            last, stopping, is_best = state.step == num_steps, False, False
-            if state.step % config.log_every == 0 or last:
-                line = session.report()
-                bar.update(state.step, f"loss {line['loss']:.4f} {line['atoms_per_s']:.0f} atoms/s")
-                stopping = world.any(stop.signal_number is not None) and not last
-            if state.step % validate_every == 0 or last:
-                is_best = session.validate()
-            if state.step % checkpoint_every == 0 or is_best or last or stopping:
+            last = state.step == num_steps
+            reports = state.step % config.log_every == 0 or last
+            validates = state.step % validate_every == 0 or last
+            saves = state.step % checkpoint_every == 0 or last
+            if reports or validates or saves:
+                recovery.settle()
+            if reports:
+                bar.update(state.step, session.report())
+                signal_number = 0 if last else world.largest(stop.signal_number or 0)
+            is_best = session.validate() if validates else False
+            if saves or is_best or signal_number:
                 session.save(is_best)
-            if stopping:
+            if signal_number:
                 break
     session.close()
-    if stop.signal_number is not None and state.step < num_steps:
+    if signal_number:
         raise InterruptedRunError(
-            stop.signal_number,
-            f"stopped at step {state.step} of {num_steps}; go on with --resume",
+            signal_number, f"stopped at step {state.step} of {num_steps}; go on with --resume"
         )
     return state

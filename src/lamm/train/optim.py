@@ -88,10 +88,28 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, encoder: nn.Module, config: OptimConfig
 ) -> torch.optim.Optimizer:
-    """AdamW over `parameter_groups`, all parameters of a group updated by one fused kernel."""
-    return torch.optim.AdamW(
+    """AdamW over `parameter_groups`, all parameters of a group updated by one fused kernel.
+
+    Its moments are there from the start, so that no step has to find memory for them.
+    """
+    optimizer = torch.optim.AdamW(
         parameter_groups(model, encoder, config), lr=config.lr, betas=config.betas, fused=True
     )
+    _make_moments(optimizer)
+    return optimizer
+
+
+def _make_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimizer take a step that changes nothing, in which it makes all that it keeps."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    held = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.found_inf = parameters[0].new_ones((), dtype=torch.float32, requires_grad=False)  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.found_inf  # type: ignore[attr-defined]
+    for parameter, gradient in zip(parameters, held, strict=True):
+        parameter.grad = gradient
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

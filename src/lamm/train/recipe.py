@@ -35,6 +35,8 @@ class TrainConfig(Frozen):
     """Steps between checkpoints; as `validate_every` where left out."""
     keep_checkpoints: PositiveInt = 2
     """How many of the latest checkpoints stay, beside the best."""
+    max_skipped: PositiveInt = 10
+    """Steps in a row that may be skipped because their loss or gradient isn't finite."""
     val_atoms_per_batch: PositiveInt = 1024
     """Atoms of a validation batch; a larger structure is one alone."""
 

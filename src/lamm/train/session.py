@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lamm.data.joint import JointDataset
 from lamm.errors import BadAnswerError, CheckpointError, ConfigError
-from lamm.loss import LossTerms
 from lamm.models.potential import Potential
 from lamm.train.batches import PlannedStep
 from lamm.train.checkpoint import TrainState, resume_checkpoint, save_checkpoint
@@ -20,13 +19,15 @@ from lamm.train.distributed import World
 from lamm.train.ema import AveragedWeights
 from lamm.train.optim import build_optimizer
 from lamm.train.recipe import Recipe
+from lamm.train.recovery import ADVICE
 from lamm.train.report import MetricsFile, memory_mib
+from lamm.train.step import StepResult
 from lamm.train.validation import validate
 
-ADVICE = (
-    "Lower `optim.lr` or `optim.clip_norm`, lengthen `optim.warmup_steps`, "
-    "or look for wrong labels with `lamm data info`."
-)
+logger = logging.getLogger(__name__)
+
+PLANNERS_OF_RANKS = ("paper", "paper_shuffled")
+"""Planners whose mini-batches, not only who works on what, depend on the number of ranks."""
 
 
 class Totals:
@@ -35,14 +36,21 @@ class Totals:
     def __init__(self, device: torch.device) -> None:
         self.terms = torch.zeros(3, dtype=torch.float64, device=device)
         self.norm = torch.zeros((), device=device)
+        self.updates = torch.zeros((), device=device)
         self.start = time.perf_counter()
         self.steps = self.structures = self.atoms = 0
         self.wait = self.imbalance = 0.0
 
-    def add(self, planned: PlannedStep, loss: LossTerms, norm: Tensor) -> None:
-        """Count a step."""
-        self.terms += torch.stack([term.detach() for term in loss]).to(self.terms)
-        self.norm += norm
+    def add_update(self, result: StepResult) -> None:
+        """Count an update, unless the step was skipped."""
+        skipped = result.skip.bool()
+        terms = torch.stack([term.detach() for term in result.loss]).to(self.terms)
+        self.terms += torch.where(skipped, 0, terms)
+        self.norm += torch.where(skipped, 0, result.norm)
+        self.updates += 1 - result.skip
+
+    def add(self, planned: PlannedStep) -> None:
+        """Count what was planned for a step."""
         self.steps += 1
         self.structures += planned.structures
         self.atoms += planned.batch.atomic_numbers.shape[0]
@@ -79,51 +87,88 @@ class Session:
         self._started = time.perf_counter() - self.state.seconds
         self._totals = Totals(world.device)
 
-    def count(
-        self, planned: PlannedStep, steps_per_epoch: int, loss: LossTerms, norm: Tensor
-    ) -> None:
+    def mini_batch_size(self) -> int:
+        """G: that of the run, however many ranks go on with it."""
+        state, world = self.state, self.world
+        configured = world.size * self.recipe.balance.batch_size
+        size = state.mini_batch_size or configured
+        if size != configured and world.is_main:
+            logger.info(
+                "mini-batches keep the %d structures that the run began with: %.3g on each of the "
+                "%d ranks",
+                size,
+                size / world.size,
+                world.size,
+            )
+        state.mini_batch_size = size
+        return size
+
+    def check_ranks(self, steps_per_epoch: int) -> None:
+        """Refuse another number of ranks where the plan of an epoch that has begun depends on it.
+
+        Raises:
+            ConfigError: the planner is one of those, and the run is inside an epoch.
+        """
+        before, ranks = self.state.ranks, self.world.size
+        planner, inside = self.recipe.balance.planner, self.state.step % steps_per_epoch
+        if before not in (None, ranks) and inside and planner in PLANNERS_OF_RANKS:
+            raise ConfigError(
+                f"the run is {inside} steps into an epoch that '{planner}' planned for {before} "
+                f"ranks; on {ranks} the rest of it would be other structures.\n"
+                f"  Go on with {before} ranks up to the end of the epoch (step "
+                f"{self.state.step - inside + steps_per_epoch}), or plan runs that are to move "
+                "with `balance.planner=balanced`."
+            )
+        self.state.ranks = ranks
+
+    def count_update(self, result: StepResult) -> None:
+        """Note that the weights were updated, or that the step was skipped."""
+        self._totals.add_update(result)
+
+    def count(self, planned: PlannedStep, steps_per_epoch: int) -> None:
         """Note that a step was done."""
         self.state.step = planned.step + 1
         self.state.epoch = self.state.step / steps_per_epoch
         self.state.cursor += planned.structures
         self.state.seconds = time.perf_counter() - self._started
-        self._totals.add(planned, loss, norm)
+        self._totals.add(planned)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> str:
         """Write a line about the steps since the last one; only this waits for the device.
 
-        Raises:
-            BadAnswerError: the loss of one of them isn't finite.
+        Returns:
+            Loss and rate for a person. Skipped steps are in no mean, and steps that all were
+            skipped have no line.
         """
         totals, self._totals = self._totals, Totals(self.world.device)
+        updates = float(totals.updates)
         mine = torch.cat([totals.terms, totals.terms.new_tensor([totals.atoms, totals.wait])])
         loss, energy, forces, atoms, wait = self.world.sum(mine).tolist()
         steps, state = totals.steps, self.state
-        if not math.isfinite(loss):
-            raise BadAnswerError(
-                f"the loss is {loss} within the {steps} steps up to {state.step}. {ADVICE}"
-            )
+        if not updates:
+            return f"{steps} steps skipped"
         seconds = time.perf_counter() - totals.start
         line = {
             "kind": "train",
             "step": state.step,
             "epoch": state.epoch,
             "seconds": state.seconds,
-            "loss": loss / steps,
-            "energy_loss": energy / steps,
-            "force_loss": forces / steps,
+            "loss": loss / updates,
+            "energy_loss": energy / updates,
+            "force_loss": forces / updates,
             "lr": max(float(group["lr"]) for group in self.optimizer.param_groups),
-            "grad_norm": float(totals.norm) / steps,
+            "grad_norm": float(totals.norm) / updates,
             "structures_per_s": totals.structures / seconds,
             "atoms_per_s": atoms / seconds,
             "step_ms": 1000 * seconds / steps,
             "data_wait": wait / self.world.size / seconds,
             "imbalance": totals.imbalance / steps,
             "memory_mib": memory_mib(self.world.device),
+            "skipped": steps - round(updates),
         }
         if self.metrics is not None:
             self.metrics.write(line)
-        return line
+        return f"loss {line['loss']:.4f} {line['atoms_per_s']:.0f} atoms/s"
 
     def validate(self) -> bool:
         """Validate with the averaged weights and write a line.
