@@ -31,6 +31,9 @@ WEIGHTS, AVERAGED, TRAINING, STATE = (
     "state.json",
 )
 
+INCOMPLETE = ".*.incomplete-*"
+"""What `lamm.files` writes before it is whole."""
+
 
 @dataclass
 class TrainState:
@@ -66,9 +69,25 @@ def _metadata(model: Potential) -> dict[str, str]:
 
 
 def save_potential(model: Potential, path: Path) -> None:
-    """Write a potential's weights, with what is needed to build it again in the file's header."""
+    """Write a potential's weights, with what is needed to build it again in the file's header.
+
+    Equal weights give equal files, byte for byte.
+    """
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata=_metadata(model))
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes them in a random one."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the same header in another order is no longer"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def save_checkpoint(
@@ -83,6 +102,8 @@ def save_checkpoint(
 ) -> Path:
     """Save a step; move the links; remove the oldest saved steps but the best.
 
+    A kill at any instant leaves `last` on a whole step; `tidy` sees to what else it leaves.
+
     Args:
         run_dir: folder of the run.
         model: the potential, not its distributed wrapper.
@@ -93,24 +114,49 @@ def save_checkpoint(
         keep: how many of the latest steps stay, beside the best.
     """
     folder = run_dir / "checkpoints" / f"step-{state.step}"
-    with replaced_folder(folder) as temporary:
-        save_potential(model, temporary / WEIGHTS)
-        if averaged is not None:
-            with averaged.applied():
-                save_potential(model, temporary / AVERAGED)
-        torch.save(optimizer.state_dict(), temporary / TRAINING)
-        write_json(temporary / STATE, {**asdict(state), "model": model.describe()})
-    point_link(run_dir / "last", folder)
+    last = run_dir / "last"
+    if not (last.exists() and last.resolve() == folder.resolve()):  # or it is there already
+        with replaced_folder(folder) as temporary:
+            save_potential(model, temporary / WEIGHTS)
+            if averaged is not None:
+                with averaged.applied():
+                    save_potential(model, temporary / AVERAGED)
+            torch.save(optimizer.state_dict(), temporary / TRAINING)
+            write_json(temporary / STATE, {**asdict(state), "model": model.describe()})
+        point_link(last, folder)
     if is_best:
         point_link(run_dir / "best", folder)
     _remove_old(run_dir, keep)
     return folder
 
 
+def tidy(run_dir: Path, state: TrainState) -> None:
+    """Remove what a killed session left in a run folder and the state knows nothing of.
+
+    That is what was half-written, steps that were saved after the state but not linked yet, and a
+    `best` that doesn't point to the state's best step yet.
+    """
+    for left in [*run_dir.glob(INCOMPLETE), *(run_dir / "checkpoints").glob(INCOMPLETE)]:
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    for folder in saved_steps(run_dir):
+        if _step_of(folder) > state.step:
+            shutil.rmtree(folder)
+    best = run_dir / "checkpoints" / f"step-{state.best_step}"
+    if best.is_dir():
+        point_link(run_dir / "best", best)
+
+
 def saved_steps(run_dir: Path) -> list[Path]:
     """The saved steps of a run, oldest first."""
     folders = (run_dir / "checkpoints").glob("step-*")
-    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+    return sorted(folders, key=_step_of)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _remove_old(run_dir: Path, keep: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import platform
 import subprocess
@@ -16,7 +18,8 @@ import lamm
 from lamm.config import RunConfig, TrainingConfig, to_yaml
 from lamm.data.joint import JointDataset
 from lamm.data.references import Normalisation
-from lamm.errors import ConfigError
+from lamm.errors import CheckpointError, ConfigError
+from lamm.evaluate.curves import METRICS
 from lamm.files import write_json, write_text
 from lamm.models.potential import Potential, build
 from lamm.runtime import tune_cpu
@@ -24,6 +27,9 @@ from lamm.train.checkpoint import TrainState
 from lamm.train.distributed import World, join, leave
 from lamm.train.engine import train
 
+logger = logging.getLogger(__name__)
+
+CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 PACKAGES = ("torch", "numpy", "pyarrow", "ase", "vesin", "pydantic", "safetensors", "scipy")
 
 
@@ -52,23 +58,68 @@ def environment(world: World, seed: int, settings: dict[str, object]) -> dict[st
         "cpu_count": os.cpu_count(),
         "cpu_settings": settings,
         "seed": seed,
+        "launch": launch_key(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 
+def launch_key() -> str | None:
+    """What stays the same while one `torchrun` starts its processes again and again."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"parent {os.getppid()}" if name == "none" else name
+
+
 def prepare_folder(config: TrainingConfig, world: World, settings: dict[str, object]) -> None:
-    """Make the run folder and write down what is about to run.
+    """Make the run folder and write down what is about to run."""
+    write_text(config.to / CONFIG, to_yaml(config))
+    write_json(config.to / ENVIRONMENT, environment(world, config.seed, settings))
+
+
+def goes_on(config: TrainingConfig, resume: bool) -> bool:
+    """Whether a run starts from the last checkpoint of its folder, or from the beginning.
+
+    It goes on where that is asked for, and where `torchrun` started the processes again because one
+    of them died. A run that was killed before it saved anything begins anew.
 
     Raises:
-        ConfigError: the folder already holds a run.
+        ConfigError: the folder already holds a run that isn't to go on, or another one.
+        CheckpointError: there is no run to go on with.
     """
-    if (config.to / "metrics.jsonl").exists():
+    folder = config.to
+    saved = (folder / "last").exists()
+    if not resume and restarted_here(folder):
+        if (folder / CONFIG).read_text(encoding="utf-8") != to_yaml(config):
+            raise ConfigError(
+                f"{folder}: its {CONFIG} was changed since the run began.\n"
+                "  Start in another folder with to=DIR, or go on by --resume."
+            )
+        resume = True
+        logger.info("started again after a process died: going on with the run in %s", folder)
+    if resume:
+        if not saved and not (folder / CONFIG).exists():
+            raise CheckpointError(
+                f"{folder}: no checkpoint to resume from. Start without --resume."
+            )
+        if not saved:
+            logger.warning("%s: nothing was saved yet; the run begins anew", folder)
+        return saved
+    if (folder / METRICS).exists():
         raise ConfigError(
-            f"{config.to}: there is a run in this folder already.\n"
+            f"{folder}: there is a run in this folder already.\n"
             "  Go on with it by --resume, or choose another folder with to=DIR."
         )
-    write_text(config.to / "config.yaml", to_yaml(config))
-    write_json(config.to / "environment.json", environment(world, config.seed, settings))
+    return False
+
+
+def restarted_here(folder: Path) -> bool:
+    """Whether `torchrun` has started this process again, and began the run in this folder."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return False
+    try:
+        before = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")).get("launch")
+    except (OSError, ValueError):
+        return False
+    return before is not None and before == launch_key()
 
 
 def set_normalisation(model: Potential, normalisations: list[Normalisation]) -> None:
@@ -95,9 +146,11 @@ def run_training(
 ) -> TrainState:
     """Train in the run folder of a configuration, from the start or from its last checkpoint."""
     settings = tune_cpu()
-    if world.is_main and not resume:
-        prepare_folder(config, world, settings)
-    world.wait()
+    if world.is_main:
+        resume = goes_on(config, resume)
+        if not resume:
+            prepare_folder(config, world, settings)
+    resume = bool(world.largest(int(resume and world.is_main)))  # as rank 0 found the folder
     return train(
         model,
         joint,

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from lamm.data.joint import JointDataset
-from lamm.errors import BadAnswerError, CheckpointError, ConfigError
+from lamm.errors import BadAnswerError, ConfigError
 from lamm.models.potential import Potential
 from lamm.train.batches import PlannedStep
-from lamm.train.checkpoint import TrainState, resume_checkpoint, save_checkpoint
+from lamm.train.checkpoint import TrainState, resume_checkpoint, save_checkpoint, tidy
 from lamm.train.distributed import World
 from lamm.train.ema import AveragedWeights
 from lamm.train.optim import build_optimizer
@@ -81,8 +81,10 @@ class Session:
         self.averaged = AveragedWeights(model, decay) if decay else None
         self.state = TrainState(seed=recipe.seed)
         if resume:
-            folder = _last(run_dir)
+            folder = (run_dir / "last").resolve()
             self.state = resume_checkpoint(folder, model, self.optimizer, self.averaged)
+            if world.is_main:
+                tidy(run_dir, self.state)
         self.metrics = MetricsFile(run_dir, self.state.step) if world.is_main else None
         self._started = time.perf_counter() - self.state.seconds
         self._totals = Totals(world.device)
@@ -224,10 +226,3 @@ class Session:
         """Put the metrics on the disk."""
         if self.metrics is not None:
             self.metrics.close()
-
-
-def _last(run_dir: Path) -> Path:
-    link = run_dir / "last"
-    if not link.exists():
-        raise CheckpointError(f"{run_dir}: no checkpoint to resume from. Start without --resume.")
-    return link.resolve()
