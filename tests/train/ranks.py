@@ -1,21 +1,70 @@
-"""Loss and gradients of the first mini-batches, in float64, as the ranks of one run see them.
+"""Loss and gradients of some mini-batches, in float64, as the ranks of one run see them.
 
 Run by torchrun, or alone: ``ranks.py FOLDER OUT.pt BATCH_SIZE MODEL``. Rank 0 writes what it has.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lamm.data.joint import JointDataset
-from lamm.models.potential import build
+from lamm.data.loader import PlannedBatches
+from lamm.graph.batch import GraphBatch
+from lamm.loss import LabelCounts
+from lamm.models.potential import Potential, build
+from lamm.train import gradients
 from lamm.train.batches import Schedule
-from lamm.train.distributed import join, leave
+from lamm.train.distributed import World, join, leave
 from lamm.train.optim import build_optimizer
 from lamm.train.run import set_normalisation
 from lamm.train.step import Step
 from small import SMALL_MODELS, small_config, without_dropout
+
+
+def planned(schedule: Schedule) -> Iterator[tuple[str, GraphBatch, LabelCounts]]:
+    """Two mini-batches of the plan, and its last one, which may be incomplete."""
+    last = schedule.steps_per_epoch
+    for first in (0, 1, last - 1):
+        for one in schedule.steps(first, first + 1, workers=0):
+            yield f"step {first}", one.batch, one.counts
+
+
+def contrived(
+    joint: JointDataset, model: Potential, world: World
+) -> Iterator[tuple[str, GraphBatch, LabelCounts]]:
+    """Mini-batches whose ranks lack labels of one kind, or structures."""
+    ids, subset = joint.ids("train"), joint.subset_of(joint.ids("train"))
+    both, energies, noise = (ids[subset == number][:4] for number in range(3))
+    cases = {
+        "labels of one kind": np.array_split(np.concatenate([energies, noise]), world.size),
+        "all on the last rank": [ids[:0]] * (world.size - 1) + [np.concatenate([both, noise])],
+        "one structure": [both[:1]] + [ids[:0]] * (world.size - 1),
+        "no energy at all": np.array_split(noise[:3], world.size),
+        "no force at all": np.array_split(energies[:3], world.size),
+    }
+    for name, shares in cases.items():
+        everyone = np.concatenate(shares)
+        counts = LabelCounts(
+            int(joint.has_energy[everyone].sum()), int(joint.has_forces[everyone].sum())
+        )
+        part = (shares[world.rank], np.zeros(len(shares[world.rank]), dtype=np.int32))
+        yield name, PlannedBatches(joint, [part], model.graph_config)[0], counts
+
+
+def count_early_pieces(shared: gradients.SharedGradients) -> list[int]:
+    """How many pieces were on their way when backward ended, step after step."""
+    counts: list[int] = []
+    real = shared.finish
+
+    def finish() -> None:
+        counts.append(len(getattr(shared, "_works", [])))
+        real()
+
+    shared.finish = finish  # type: ignore[method-assign]
+    return counts
 
 
 def main(folder: Path, out: Path, batch_size: int, model_name: str) -> None:
@@ -27,27 +76,24 @@ def main(folder: Path, out: Path, batch_size: int, model_name: str) -> None:
     set_normalisation(model, [subset.normalisation() for subset in joint.subsets])
     model.double().train()
     optimizer = build_optimizer(model, model.encoder, config.optim)
+    gradients.PIECE_BYTES = 4096  # the small model's gradients travel in several pieces, too
     step = Step(model, optimizer, None, config.recipe(), world)
+    sent_early = count_early_pieces(step.gradients)
     schedule = Schedule(joint, config.balance, model.graph_config, world, config.seed)
     results = []
-    last = schedule.steps_per_epoch  # the mini-batch that may be incomplete
-    for first in (0, 1, last - 1):
-        for planned in schedule.steps(first, first + 1, workers=0):
-            batch = planned.batch.to(dtype=torch.float64)
-            loss, failed_part = step.compute(planned.step, [batch], planned.counts)
-            assert failed_part is None
-            results.append(
-                {
-                    "loss": world.sum(loss.total.clone()),
-                    "structures": planned.structures,
-                    "mine": batch.num_structures,
-                    "gradients": [
-                        parameter.grad.clone()
-                        for parameter in model.parameters()
-                        if parameter.requires_grad
-                    ],
-                }
-            )
+    for name, batch, counts in [*planned(schedule), *contrived(joint, model, world)]:
+        loss, failed_part = step.compute(0, [batch.to(dtype=torch.float64)], counts)
+        assert failed_part is None
+        labels = (batch.num_structures, int(batch.has_energy.sum()), int(batch.has_forces.sum()))
+        results.append(
+            {
+                "name": name,
+                "loss": world.sum(loss.total.clone()),
+                "labels": world.gather(labels),
+                "pieces": sent_early[-1] if sent_early else 0,
+                "gradients": [one.grad.clone() for one in step.gradients.parameters],
+            }
+        )
     if world.is_main:
         torch.save(results, out)
     leave(world)

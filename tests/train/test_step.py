@@ -1,5 +1,6 @@
 """One step: it asks the device nothing, skips whole or not at all, and parts add up."""
 
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lamm.data.joint import JointDataset
-from lamm.models.potential import build
+from lamm.models import messages
+from lamm.models.potential import Potential, build
 from lamm.train.batches import Schedule
 from lamm.train.distributed import World
 from lamm.train.ema import AveragedWeights
+from lamm.train.gradients import SharedGradients
 from lamm.train.memory import is_out_of_memory
 from lamm.train.optim import build_optimizer
 from lamm.train.parts import cut, graph_size, select, split_batch, structure_sizes
@@ -41,8 +44,11 @@ class Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def small_step(folder: Path, model_name: str = "painn") -> tuple[Step, Any]:
-    config = small_config(folder, model=without_dropout(SMALL_MODELS[model_name]))
+def small_step(folder: Path, model_name: str = "painn", blocks: bool = True) -> tuple[Step, Any]:
+    model_config = without_dropout(SMALL_MODELS[model_name])
+    if not blocks and "edge_block" in model_config["encoder"]:
+        model_config["encoder"]["edge_block"] = None
+    config = small_config(folder, model=model_config)
     joint = JointDataset(config.data, config.seed)
     model = build(config.model, joint.names, seed=3).train()
     set_normalisation(model, [subset.normalisation() for subset in joint.subsets])
@@ -54,15 +60,35 @@ def small_step(folder: Path, model_name: str = "painn") -> tuple[Step, Any]:
 
 
 @pytest.mark.parametrize("model_name", SMALL_MODELS)
-def test_a_step_waits_for_nothing(tmp_path: Path, model_name: str):
-    step, planned = small_step(tmp_path, model_name)
+def test_forward_and_backward_away_from_the_cpu_ask_for_no_number(
+    tmp_path: Path, model_name: str, monkeypatch: pytest.MonkeyPatch
+):
+    # A meta tensor has a shape and no numbers: whatever would make a GPU wait fails on it. On a CPU
+    # the models take shortcuts of their own that look at numbers.
+    # Their device knows no autocast, which is off here and which working in blocks asks about.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    step, (planned, _) = small_step(tmp_path, model_name, blocks=False)
+    step.model.to("meta")
+    step.gradients = SharedGradients(step.model.parameters(), step.world, num_notes=3)
+    loss, failed_part = step.compute(0, [planned.batch.to("meta")], planned.counts)
+    assert failed_part is None
+    assert all(one.grad is not None for one in step.gradients.parameters)
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        loss.total.item()
+
+
+def test_a_step_asks_for_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    step, planned = small_step(tmp_path)
+    monkeypatch.setattr(Potential, "_check_elements", lambda *_: None)  # only on a CPU, as
+    monkeypatch.setattr(messages, "find_bands", lambda *_: ())  # this is
     with Operators() as operators:
         for one in planned:
             loss, failed_part = step.compute(one.step, [one.batch], one.counts)
-            step.update(one.step, 1.0, loss)
+            result, _ = step.update(one.step, 1.0, loss)
     assert failed_part is None
     assert torch.ops.aten._fused_adamw_.default in operators.called  # it does see the step
     assert WAITING.isdisjoint(operators.called)
+    assert not result.read().skipped
     with Operators() as operators:
         float(loss.total)
     assert not WAITING.isdisjoint(operators.called)  # and would see a wait

@@ -74,7 +74,9 @@ def descendants(pid: int) -> list[int]:
     parent = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parent[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            parent[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
         except OSError:  # it has ended
             continue
     found = [pid]

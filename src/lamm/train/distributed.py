@@ -18,6 +18,8 @@ from torch import Tensor
 from lamm.errors import ConfigError
 
 T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)
+"""Longest wait of a rank for the others; validation and checkpoints of rank 0 are within it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,20 @@ class World:
             dist.barrier()
 
 
+def restarted_store(size: int) -> dist.Store | None:
+    """Where processes that `torchrun` has started again find each other; None for the usual place.
+
+    The usual place still holds the addresses of the processes that died: PyTorch keeps the
+    launcher's store from one attempt to the next, and a rank would wait for an address of the dead.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, size, is_master=False, timeout=TIMEOUT)
+    return dist.PrefixStore(f"attempt-{attempt}", store)
+
+
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """The device that a configuration's 'auto', 'cpu' or 'cuda' means for this process.
 
@@ -98,7 +114,14 @@ def join(device_name: str = "auto") -> World:
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=30))
+        dist.init_process_group(
+            backend,
+            rank=rank,
+            world_size=size,
+            timeout=TIMEOUT,
+            store=restarted_store(size),
+            device_id=device if device.type == "cuda" else None,
+        )
     return World(rank, size, device)
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lamm.train.distributed import World
 
 PIECE_BYTES = 25 * 2**20
+"""Size at which a piece is full."""
 _ALIGNED = 64
 """Bytes; a gradient starts at a multiple of it, so that fused kernels load whole vectors."""
 
@@ -38,7 +39,6 @@ class SharedGradients:
         parameters: of the model, in the order of its layers, all of one precision.
         world: the ranks.
         num_notes: how many numbers travel beside the gradients.
-        piece_bytes: size at which a piece is full.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class SharedGradients:
         parameters: Iterable[nn.Parameter],
         world: World,
         num_notes: int,
-        piece_bytes: int = PIECE_BYTES,
     ) -> None:
         self.world = world
         self.parameters = [one for one in parameters if one.requires_grad]
@@ -54,16 +53,14 @@ class SharedGradients:
         self.notes = first.new_zeros(num_notes, requires_grad=False)
         """Summed over the ranks by `finish`."""
         if world.size > 1:
-            self._lay_out(first.dtype, first.device, num_notes, piece_bytes)
+            self._lay_out(first.dtype, first.device, num_notes)
 
-    def _lay_out(
-        self, dtype: torch.dtype, device: torch.device, num_notes: int, piece_bytes: int
-    ) -> None:
+    def _lay_out(self, dtype: torch.dtype, device: torch.device, num_notes: int) -> None:
         assert all(one.dtype == dtype for one in self.parameters), "one buffer, one precision"
         step = _ALIGNED // dtype.itemsize
         starts, edges, position = [], [0], 0
         for parameter in reversed(self.parameters):
-            if (position - edges[-1]) * dtype.itemsize >= piece_bytes:
+            if (position - edges[-1]) * dtype.itemsize >= PIECE_BYTES:
                 edges.append(position)
             starts.append(position)
             position += -(-parameter.numel() // step) * step
