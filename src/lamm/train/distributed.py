@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from lamm.errors import ConfigError
 
@@ -70,7 +71,7 @@ class World:
             dist.barrier()
 
 
-def restarted_store(size: int) -> dist.Store | None:
+def restarted_store(size: int) -> Store | None:
     """Where processes that `torchrun` has started again find each other; None for the usual place.
 
     The usual place still holds the addresses of the processes that died: PyTorch keeps the
@@ -80,8 +81,8 @@ def restarted_store(size: int) -> dist.Store | None:
     if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, size, is_master=False, timeout=TIMEOUT)
-    return dist.PrefixStore(f"attempt-{attempt}", store)
+    store = TCPStore(address, port, size, is_master=False, timeout=TIMEOUT)
+    return PrefixStore(f"attempt-{attempt}", store)
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
