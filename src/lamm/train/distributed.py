@@ -1,7 +1,7 @@
-"""Ranks: how a process learns which one it is, and the few things that all ranks do together.
+"""Ranks: how they meet, and the few things that all of them do together.
 
-The same command runs alone, under ``torchrun``, or as several processes of a queue: the environment
-says which. How gradients are summed is in `lamm.train.gradients`.
+Which rank a process is, `lamm.train.launch` reads; how gradients are summed is in
+`lamm.train.gradients`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from lamm.errors import ConfigError
+from lamm.train.launch import find_place
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
@@ -98,32 +99,46 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             raise ConfigError(
                 "train.device is 'cuda', but PyTorch sees no GPU. Set `train.device=cpu`."
             )
-        return torch.device("cuda", local_rank)
+        return torch.device("cuda", _gpu(local_rank, torch.cuda.device_count()))
     return torch.device(name)
+
+
+def _gpu(local_rank: int, visible: int) -> int:
+    """The GPU of a rank; a queue may show each rank no other than its own."""
+    if visible == 1:
+        return 0
+    if local_rank >= visible:
+        raise ConfigError(
+            f"rank {local_rank} of this host has no GPU: PyTorch sees {visible}. "
+            "Start as many ranks per host as it has GPUs."
+        )
+    return local_rank
 
 
 def join(device_name: str = "auto") -> World:
     """Join the other ranks where the environment names any, else be alone.
 
-    ``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK and the rendezvous address. NCCL connects GPUs,
-    gloo CPUs.
+    `lamm.train.launch` reads the environment. NCCL connects GPUs, gloo CPUs.
+
+    Raises:
+        ConfigError: the environment contradicts itself, or a GPU is asked for and there is none.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
+    place = find_place(os.environ)
+    device = choose_device(device_name, place.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if size > 1 and not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
+    if place.size > 1 and not dist.is_initialized():
+        meet = None if place.address is None else f"tcp://{place.address}:{place.port}"
         dist.init_process_group(
-            backend,
-            rank=rank,
-            world_size=size,
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=meet,
+            rank=place.rank,
+            world_size=place.size,
             timeout=TIMEOUT,
-            store=restarted_store(size),
+            store=restarted_store(place.size),
             device_id=device if device.type == "cuda" else None,
         )
-    return World(rank, size, device)
+    return World(place.rank, place.size, device)
 
 
 def leave(world: World) -> None:
