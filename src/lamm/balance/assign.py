@@ -9,6 +9,10 @@ from heapq import heapify, heapreplace
 import numpy as np
 from jaxtyping import Int, Integer
 
+from lamm.balance.order import stable_order
+
+_MANY_RANKS = 256
+"""From so many ranks on, a heap for each mini-batch finds the least load sooner."""
 _BLOCK = 2**18
 """Pairs of structures that are compared at once, so that they stay in the processor's cache."""
 
@@ -30,9 +34,39 @@ def least_loaded(
     Returns:
         The rank of each structure.
     """
-    order = np.argsort(-cost.astype(np.int64), axis=1, kind="stable")
+    order = stable_order(-cost.astype(np.int64))
+    descending = np.take_along_axis(cost, order, axis=1).astype(np.int64)
+    place = _by_heap if ranks >= _MANY_RANKS or len(cost) == 1 else _row_by_row
+    result = np.empty(cost.shape, dtype=np.int64)
+    np.put_along_axis(result, order, place(descending, ranks), axis=1)
+    return result
+
+
+def _row_by_row(
+    descending: Int[np.ndarray, "batches size"], ranks: int
+) -> Int[np.ndarray, "batches size"]:
+    """`least_loaded` of sorted costs, the next structure of all mini-batches at a time."""
+    batches, size = descending.shape
+    small = int(descending.sum(axis=1).max(initial=0)) < 2**31
+    load = np.zeros((batches, ranks), dtype=np.int32 if small else np.int64)
+    columns = np.ascontiguousarray(descending.T, dtype=load.dtype)
+    result = np.empty((size, batches), dtype=np.int64)
+    first = min(ranks, size)
+    result[:first] = np.arange(first)[:, None]
+    load[:, :first] = descending[:, :first]
+    flat, row_start = load.reshape(-1), np.arange(batches) * ranks
+    for place in range(first, size):
+        least = load.argmin(axis=1, out=result[place])
+        flat[row_start + least] += columns[place]
+    return result.T
+
+
+def _by_heap(
+    descending: Int[np.ndarray, "batches size"], ranks: int
+) -> Int[np.ndarray, "batches size"]:
+    """`least_loaded` of sorted costs, one mini-batch after another."""
     # A load and its rank are one number, load * W + rank, for the heap.
-    descending = np.take_along_axis(cost, order, axis=1).astype(np.int64) * ranks
+    descending = descending * ranks
     first = descending[:, :ranks] + np.arange(descending[:, :ranks].shape[1])
     least = np.empty_like(descending)
     least[:, :ranks] = np.arange(first.shape[1])
@@ -40,8 +74,7 @@ def least_loaded(
     for row, (heap, rest) in enumerate(rows):
         heapify(heap)
         least[row, ranks:] = [heapreplace(heap, heap[0] + cost) for cost in rest]
-    result = np.empty(cost.shape, dtype=np.int64)
-    np.put_along_axis(result, order, least % ranks, axis=1)
+    result: Int[np.ndarray, "batches size"] = least % ranks
     return result
 
 
@@ -69,7 +102,7 @@ def refined(
     if ranks < 2 or size < 2:
         return rank
     # A slot of a rank holds a structure or nothing. A swap with an empty slot is a move.
-    order = np.argsort(rank, axis=1, kind="stable")  # (batches, size), by rank
+    order = stable_order(rank)  # (batches, size), by rank
     sorted_rank = np.take_along_axis(rank, order, axis=1)
     rows = np.arange(batches)[:, None]
     counts = np.bincount((rows * ranks + rank).ravel(), minlength=batches * ranks)

@@ -17,13 +17,16 @@ mini-batches, as long as their size G is the same.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
 from lamm.balance.assign import least_loaded, refined
+from lamm.balance.order import stable_order
 from lamm.balance.planners import Rows, rank_window
 from lamm.balance.uses import BatchShape, EpochUses, Window
+from lamm.balance.windows import EpochWindows
 from lamm.keyed import hash64, shuffled
 
 MIN_STEPS, MIN_STRUCTURES = 64, 2**15
@@ -36,18 +39,18 @@ for it. Two in one mini-batch cost no more time than one, and spare another mini
 """
 
 
-def balanced(uses: EpochUses, shape: BatchShape) -> Iterator[Window]:
+def balanced(uses: EpochUses, shape: BatchShape) -> EpochWindows:
     """Stratified mini-batches in random order, with loads that agree among ranks and steps."""
     steps = window_edges(shape.num_steps(len(uses)), window_steps(shape.mini_batch_size))
-    edges = np.minimum(np.array(steps) * shape.mini_batch_size, len(uses))
-    quotas = cumulative_quotas(uses.sizes, edges)
-    taken = next(quotas)
-    for number, quota in enumerate(quotas):
+    first_steps = np.array(steps, dtype=np.int64)
+    quotas = Quotas(uses.sizes, np.minimum(first_steps * shape.mini_batch_size, len(uses)))
+
+    def make(number: int) -> Window:
+        taken, quota = quotas[number], quotas[number + 1]
         entries, passes = uses.between(taken, quota)
         subset = np.repeat(np.arange(len(quota)), quota - taken)
-        taken = quota
         cost = uses.index.cost[entries].astype(np.int64)
-        order = np.lexsort((cost, subset))
+        order = by_subset_and_cost(cost, quota - taken)
         full, rest = deal(cost[order], subset, shape.mini_batch_size, uses.key("window", number))
         pairs = []
         for places in (full, rest):
@@ -55,7 +58,23 @@ def balanced(uses: EpochUses, shape: BatchShape) -> Iterator[Window]:
                 use = order[places]
                 rank = least_loaded(cost[use], shape.ranks)
                 pairs.append((use, refined(cost[use], rank, shape.ranks)))
-        yield rank_window(pairs, entries, passes, shape.ranks)
+        return rank_window(pairs, entries, passes, shape.ranks)
+
+    return EpochWindows(first_steps, make)
+
+
+def by_subset_and_cost(
+    cost: Int[np.ndarray, " uses"], counts: Int[np.ndarray, " subsets"]
+) -> Int[np.ndarray, " uses"]:
+    """Order by cost within each subset.
+
+    Args:
+        cost: costs, subset after subset.
+        counts: how many of each subset there are.
+    """
+    edges = np.concatenate([[0], np.cumsum(counts)]).tolist()
+    parts = [stable_order(cost[first:last]) + first for first, last in pairwise(edges)]
+    return np.concatenate(parts)
 
 
 def window_steps(mini_batch_size: int) -> int:
@@ -73,6 +92,22 @@ def window_edges(steps: int, window: int) -> list[int]:
     if len(edges) > 1 and 4 * (steps - edges[-1]) < window:
         edges.pop()
     return [*edges, steps]
+
+
+class Quotas:
+    """`cumulative_quotas` by the number of the edge: arithmetic alone, and each edge once."""
+
+    def __init__(
+        self, sizes: Integer[np.ndarray, " subsets"], edges: Integer[np.ndarray, " edges"]
+    ) -> None:
+        self._following = cumulative_quotas(sizes, edges)
+        self._known: list[Int[np.ndarray, " subsets"]] = []
+
+    def __getitem__(self, edge: int) -> Int[np.ndarray, " subsets"]:
+        """Uses of each subset up to an edge."""
+        while len(self._known) <= edge:
+            self._known.append(next(self._following))
+        return self._known[edge]
 
 
 def cumulative_quotas(
@@ -126,16 +161,19 @@ def deal(
         return strata.T, left_over.reshape(1, -1)
     strata = np.take_along_axis(strata, np.argsort(-cost[strata], axis=1, kind="stable"), axis=1)
     together = gather_dear(strata, cost, subset)
-    total = cost[strata[together]].sum(axis=0)
-    dealt = np.empty(strata.T.shape, dtype=np.int64)
-    dealt[:, together] = strata[together].T
+    stratum_cost = cost[strata]
+    total = stratum_cost[together].sum(axis=0)
+    goes_to = np.empty_like(strata)
+    goes_to[together] = np.arange(strata.shape[1])
     spread = cost[strata[:, 0]] - cost[strata[:, -1]]
-    for stratum in visiting_order(spread, key):
-        if together[stratum]:
-            continue
-        cheapest_first = np.argsort(total, kind="stable")
-        dealt[cheapest_first, stratum] = strata[stratum]
-        total[cheapest_first] += cost[strata[stratum]]
+    order = visiting_order(spread, key)
+    for stratum in order[~together[order]].tolist():
+        cheapest_first = total.argsort(kind="stable")
+        goes_to[stratum] = cheapest_first
+        total[cheapest_first] += stratum_cost[stratum]
+    dealt = np.empty_like(strata)
+    np.put_along_axis(dealt, goes_to, strata, axis=1)
+    dealt = dealt.T
     mini_batch_key = int(hash64(np.array([1]), key)[0])
     return dealt[shuffled(len(dealt), mini_batch_key)], left_over.reshape(1, -1)
 

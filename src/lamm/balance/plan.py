@@ -4,7 +4,7 @@ A plan is arrays, a pure function of (index, sampling, seed, epoch, mini-batch s
 run resumes from these few numbers and the step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int32, Int64, Integer
 from lamm.balance.balanced import balanced
 from lamm.balance.planners import Planner, greedy, paper, paper_shuffled, random_order
 from lamm.balance.uses import BatchShape, EpochUses, PlanIndex, Window
+from lamm.balance.windows import EpochWindows
 from lamm.data.sampling import SamplingConfig
 from lamm.errors import ConfigError, nearest_names
 from lamm.typing import PathLike
@@ -23,6 +24,8 @@ __all__ = [
     "Plan",
     "PlanIndex",
     "Planner",
+    "epoch_windows",
+    "join_windows",
     "plan_epoch",
     "planner_advice",
     "windows",
@@ -99,6 +102,31 @@ def _batch_shape(
     return BatchShape(ranks=ranks, mini_batch_size=size, segments=segments)
 
 
+def epoch_windows(
+    index: PlanIndex,
+    sampling: SamplingConfig,
+    *,
+    seed: int,
+    epoch: int,
+    ranks: int,
+    batch_size: int | None = None,
+    mini_batch_size: int | None = None,
+    planner: str = "balanced",
+    segments: int | None = None,
+) -> EpochWindows:
+    """The windows that `plan_epoch` puts together, each planned when it is asked for.
+
+    See `plan_epoch` for the arguments. Any window can be had without those before it; their number
+    and their steps are known from arithmetic alone. Memory is that of one window.
+    """
+    if planner not in PLANNERS:
+        raise ConfigError(f"unknown planner '{planner}'. {nearest_names(planner, PLANNERS)}")
+    shape = _batch_shape(ranks, batch_size, mini_batch_size, segments)
+    if epoch < 0:
+        raise ConfigError(f"plan of epoch {epoch}; epochs are counted from 0.")
+    return PLANNERS[planner](EpochUses(index, sampling, seed=seed, epoch=epoch), shape)
+
+
 def windows(
     index: PlanIndex,
     sampling: SamplingConfig,
@@ -110,18 +138,24 @@ def windows(
     mini_batch_size: int | None = None,
     planner: str = "balanced",
     segments: int | None = None,
+    processes: int = 1,
 ) -> Iterator[Window]:
-    """Plan an epoch piece by piece: the windows that `plan_epoch` puts together.
+    """Plan an epoch piece by piece, from its first step to its last.
 
-    See `plan_epoch` for the arguments. A window is planned when it is asked for, and memory is
-    that of one window.
+    See `plan_epoch` for the arguments. So many `processes` plan at once; the plan doesn't depend on
+    their number.
     """
-    if planner not in PLANNERS:
-        raise ConfigError(f"unknown planner '{planner}'. {nearest_names(planner, PLANNERS)}")
-    shape = _batch_shape(ranks, batch_size, mini_batch_size, segments)
-    if epoch < 0:
-        raise ConfigError(f"plan of epoch {epoch}; epochs are counted from 0.")
-    return PLANNERS[planner](EpochUses(index, sampling, seed=seed, epoch=epoch), shape)
+    return epoch_windows(
+        index,
+        sampling,
+        seed=seed,
+        epoch=epoch,
+        ranks=ranks,
+        batch_size=batch_size,
+        mini_batch_size=mini_batch_size,
+        planner=planner,
+        segments=segments,
+    ).in_parallel(processes)
 
 
 def plan_epoch(
@@ -161,7 +195,7 @@ def plan_epoch(
         ConfigError: an unknown planner or a number out of range.
     """
     parts = list(
-        windows(
+        epoch_windows(
             index,
             sampling,
             seed=seed,
@@ -173,10 +207,15 @@ def plan_epoch(
             segments=segments,
         )
     )
+    return join_windows(parts, index)
+
+
+def join_windows(parts: Sequence[Window], index: PlanIndex) -> Plan:
+    """Windows that follow one another as one plan; steps are counted from the first of them."""
     entries = np.concatenate([part.entries for part in parts])
     counts = np.concatenate([part.counts for part in parts])
     offsets = np.concatenate([[0], np.cumsum(counts.ravel(), dtype=np.int64)])
-    step_offsets = offsets[::ranks]
+    step_offsets = offsets[:: counts.shape[1]]
 
     def labels_per_step(mask: Bool[np.ndarray, " structures"]) -> Int64[np.ndarray, " steps"]:
         return np.diff(np.concatenate([[0], np.cumsum(mask[entries])])[step_offsets])
@@ -185,7 +224,7 @@ def plan_epoch(
         ids=index.ids[entries].astype(np.int64),
         passes=np.concatenate([part.passes for part in parts]),
         step_rank_offsets=offsets,
-        num_ranks=ranks,
+        num_ranks=counts.shape[1],
         num_energy=labels_per_step(index.has_energy),
         num_forces=labels_per_step(index.has_forces),
     )

@@ -1,24 +1,25 @@
 """The planners to compare with, and the paper's three steps (Sec. 3.4).
 
-A planner is a function of what an epoch uses and of the shape of its batches. It yields windows of
-consecutive steps, so that a run can start before the epoch is planned to its end.
+A planner is a function of what an epoch uses and of the shape of its batches. It gives windows of
+consecutive steps, each planned when it is asked for: a run starts, and resumes, at any of them.
 
 The mini-batches of `random_order` and `greedy` depend on the seed, the epoch and G; those of the
 two `paper` planners also on the number of ranks W, the length of their chunks.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Int, Int32, Integer
+from jaxtyping import Int32, Integer
 
 from lamm.balance.assign import evenly, least_loaded
+from lamm.balance.order import stable_order
 from lamm.balance.uses import BatchShape, EpochUses, Window
+from lamm.balance.windows import EpochWindows
 from lamm.keyed import shuffled
 
-Planner: TypeAlias = Callable[[EpochUses, BatchShape], Iterator[Window]]
+Planner: TypeAlias = Callable[[EpochUses, BatchShape], EpochWindows]
 Rows: TypeAlias = Integer[np.ndarray, "_ _"]
 """A mini-batch per row."""
 
@@ -42,7 +43,7 @@ def rank_window(
     """
     order, counts = [], []
     for use, rank in mini_batches:
-        by_rank = np.argsort(rank, axis=1, kind="stable")
+        by_rank = stable_order(rank)
         order.append(np.take_along_axis(use, by_rank, axis=1).ravel())
         cell = np.arange(len(use))[:, None] * ranks + rank
         counts.append(np.bincount(cell.ravel(), minlength=len(use) * ranks).reshape(-1, ranks))
@@ -50,42 +51,57 @@ def rank_window(
     return Window(entries[flat], passes[flat], np.concatenate(counts))
 
 
-def _shuffled_mini_batches(
-    uses: EpochUses, shape: BatchShape
-) -> Iterator[tuple[list[Rows], Int[np.ndarray, " uses"], Int32[np.ndarray, " uses"]]]:
-    """The epoch in random order, cut into mini-batches; the last may be incomplete."""
+def _shuffled_windows(
+    uses: EpochUses,
+    shape: BatchShape,
+    assign: Callable[[Integer[np.ndarray, " uses"], Rows], Rows],
+) -> EpochWindows:
+    """The epoch in random order, cut into mini-batches; the last may be incomplete.
+
+    Args:
+        uses: what the epoch uses.
+        shape: G and W.
+        assign: from the entries of a window and its mini-batches to the ranks.
+    """
     size = shape.mini_batch_size
-    for first in range(0, len(uses), size * _STEPS_AT_ONCE):
+    steps = shape.num_steps(len(uses))
+    first_steps = np.append(np.arange(0, steps, _STEPS_AT_ONCE), steps)
+
+    def make(number: int) -> Window:
+        first = number * size * _STEPS_AT_ONCE
         last = min(first + size * _STEPS_AT_ONCE, len(uses))
         entries, passes = uses.permuted(first, last)
         full = (last - first) // size * size
         rest = np.arange(full, last - first).reshape(1, -1)
-        matrices = [np.arange(full).reshape(-1, size), rest]
-        yield [matrix for matrix in matrices if matrix.size], entries, passes
+        matrices = [matrix for matrix in (np.arange(full).reshape(-1, size), rest) if matrix.size]
+        pairs = [(use, assign(entries, use)) for use in matrices]
+        return rank_window(pairs, entries, passes, shape.ranks)
+
+    return EpochWindows(first_steps, make)
 
 
-def random_order(uses: EpochUses, shape: BatchShape) -> Iterator[Window]:
+def random_order(uses: EpochUses, shape: BatchShape) -> EpochWindows:
     """A permutation per epoch and equal numbers of structures per rank."""
-    for matrices, entries, passes in _shuffled_mini_batches(uses, shape):
-        pairs = [
-            (use, np.broadcast_to(evenly(use.shape[1], shape.ranks), use.shape)) for use in matrices
-        ]
-        yield rank_window(pairs, entries, passes, shape.ranks)
+    return _shuffled_windows(
+        uses,
+        shape,
+        lambda _, use: np.broadcast_to(evenly(use.shape[1], shape.ranks), use.shape),
+    )
 
 
-def greedy(uses: EpochUses, shape: BatchShape) -> Iterator[Window]:
+def greedy(uses: EpochUses, shape: BatchShape) -> EpochWindows:
     """The mini-batches of `random_order`, each spread over the ranks as FAIR-Chem does it.
 
     The largest structure first, each to the least loaded rank; numbers per rank differ
     (https://github.com/FAIR-Chem/fairchem/pull/267).
     """
-    for matrices, entries, passes in _shuffled_mini_batches(uses, shape):
-        cost = uses.index.cost[entries]
-        pairs = [(use, least_loaded(cost[use], shape.ranks)) for use in matrices]
-        yield rank_window(pairs, entries, passes, shape.ranks)
+    cost = uses.index.cost
+    return _shuffled_windows(
+        uses, shape, lambda entries, use: least_loaded(cost[entries[use]], shape.ranks)
+    )
 
 
-def paper(uses: EpochUses, shape: BatchShape) -> Iterator[Window]:
+def paper(uses: EpochUses, shape: BatchShape) -> EpochWindows:
     """The three steps of Sec. 3.4 (Fig. 5).
 
     1. The permuted epoch is cut into segments, and each is sorted by atoms, descending.
@@ -97,42 +113,52 @@ def paper(uses: EpochUses, shape: BatchShape) -> Iterator[Window]:
     # Paper: "a given number of subsets" of one size. Here: segments that differ by at most one
     # mini-batch, the last with what doesn't fill one, because no structure is to be lost.
     index = uses.index
-    size = index.cost if index.num_atoms is None else index.num_atoms
-    for entries, passes, full, rest in _segments(uses, shape, size):
-        pairs = [
-            (use, least_loaded(size[entries[use]], shape.ranks)) for use in (full, rest) if use.size
-        ]
-        yield rank_window(pairs, entries, passes, shape.ranks)
+    return _segments(uses, shape, index.cost if index.num_atoms is None else index.num_atoms)
 
 
-def paper_shuffled(uses: EpochUses, shape: BatchShape) -> Iterator[Window]:
+def paper_shuffled(uses: EpochUses, shape: BatchShape) -> EpochWindows:
     """The mini-batches of `paper` on cost, in random order within each segment.
 
     For a few structures per rank (B below 4.5), where no assignment evens mini-batches of mixed
     sizes: here the structures of a chunk are alike. The random order leaves no drift in size.
     """
-    cost = uses.index.cost
-    for number, (entries, passes, full, rest) in enumerate(_segments(uses, shape, cost)):
-        full = full[shuffled(len(full), uses.key("paper steps", number))]
-        pairs = [
-            (use, least_loaded(cost[entries[use]], shape.ranks)) for use in (full, rest) if use.size
-        ]
-        yield rank_window(pairs, entries, passes, shape.ranks)
+    return _segments(uses, shape, uses.index.cost, shuffle=True)
 
 
 def _segments(
-    uses: EpochUses, shape: BatchShape, size: Integer[np.ndarray, " structures"]
-) -> Iterator[tuple[Int[np.ndarray, " uses"], Int32[np.ndarray, " uses"], Rows, Rows]]:
-    """Steps 1 and 2: entries and passes of a segment, its full mini-batches, its incomplete one."""
+    uses: EpochUses,
+    shape: BatchShape,
+    size: Integer[np.ndarray, " structures"],
+    *,
+    shuffle: bool = False,
+) -> EpochWindows:
+    """The three steps by some measure of a structure's size; a segment is a window.
+
+    Args:
+        uses: what the epoch uses.
+        shape: G, W and S.
+        size: what to sort and to balance by, for each structure of the index.
+        shuffle: the mini-batches of a segment in random order.
+    """
     steps = shape.num_steps(len(uses))
     segments = shape.num_segments(len(uses))
-    edges = [segment * steps // segments * shape.mini_batch_size for segment in range(segments + 1)]
-    edges[-1] = len(uses)
-    for first, last in pairwise(edges):
+    first_steps = np.array([segment * steps // segments for segment in range(segments + 1)])
+
+    def make(number: int) -> Window:
+        first = int(first_steps[number]) * shape.mini_batch_size
+        last = min(int(first_steps[number + 1]) * shape.mini_batch_size, len(uses))
         entries, passes = uses.permuted(first, last)
-        order = np.argsort(-size[entries].astype(np.int64), kind="stable")
+        order = stable_order(-size[entries].astype(np.int64))
+        entries, passes = entries[order], passes[order]
         full, rest = exchange_chunks(last - first, shape)
-        yield entries[order], passes[order], full, rest
+        if shuffle:
+            full = full[shuffled(len(full), uses.key("paper steps", number))]
+        pairs = [
+            (use, least_loaded(size[entries[use]], shape.ranks)) for use in (full, rest) if use.size
+        ]
+        return rank_window(pairs, entries, passes, shape.ranks)
+
+    return EpochWindows(first_steps, make)
 
 
 def exchange_chunks(num_uses: int, shape: BatchShape) -> tuple[Rows, Rows]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lamm.balance.metrics import step_imbalance
-from lamm.balance.plan import Plan, PlanIndex, plan_epoch, planner_advice
+from lamm.balance.plan import PlanIndex, epoch_windows, join_windows, planner_advice
 from lamm.balance.settings import BalanceConfig
+from lamm.balance.windows import EpochWindows
 from lamm.data.joint import JointDataset
 from lamm.data.loader import PlannedBatches, load_batches, plan_parts
 from lamm.graph.batch import GraphBatch
@@ -52,7 +54,11 @@ class _KnownStep(NamedTuple):
 
 
 class Schedule:
-    """Plans of all epochs: which step is where, and how many steps there are."""
+    """The mini-batches of all epochs, planned window by window while the run goes on.
+
+    Nothing is planned before it is needed: the number of steps is arithmetic, a resumed run starts
+    with the window that its step is in, and a thread plans the next window while one trains.
+    """
 
     def __init__(
         self,
@@ -67,23 +73,21 @@ class Schedule:
         self.world, self.seed = world, seed
         limit = graph_config.max_neighbors or int(joint.num_edges.max(initial=1))
         self.index: PlanIndex = joint.plan_index(limit, balance.edge_share)
-        self._cost = np.zeros(len(joint), dtype=np.int64)
-        self._cost[self.index.ids] = self.index.cost
         self.mini_batch_size = mini_batch_size or world.size * balance.batch_size
-        self._latest: tuple[int, Plan] | None = None
-        self.steps_per_epoch = self.plan(0).num_steps
+        self._latest = (0, self._make_windows(0))
+        self.steps_per_epoch = self._latest[1].num_steps
         advice = planner_advice(balance.planner, world.size, self.mini_batch_size)
         if advice is not None and world.is_main:
             logger.warning(advice)
 
-    def plan(self, epoch: int) -> Plan:
-        """The plan of an epoch, the latest of which is kept; all have the same number of steps."""
-        if self._latest is None or self._latest[0] != epoch:
-            self._latest = (epoch, self._make_plan(epoch))
+    def windows(self, epoch: int) -> EpochWindows:
+        """The windows of an epoch; all epochs have the same number of steps."""
+        if self._latest[0] != epoch:
+            self._latest = (epoch, self._make_windows(epoch))
         return self._latest[1]
 
-    def _make_plan(self, epoch: int) -> Plan:
-        return plan_epoch(
+    def _make_windows(self, epoch: int) -> EpochWindows:
+        return epoch_windows(
             self.index,
             self.joint.config.sampling,
             seed=self.seed,
@@ -93,41 +97,60 @@ class Schedule:
             planner=self.balance.planner,
         )
 
-    def _known(self, epoch: int) -> list[_KnownStep]:
-        """What the plan of an epoch says of each step."""
-        plan = self.plan(epoch)
-        imbalance = step_imbalance(plan.rank_load(self._cost[plan.ids]))
-        structures = np.diff(plan.step_rank_offsets[:: plan.num_ranks])
-        return [
+    def _known_from(self, step: int) -> list[_KnownStep]:
+        """What the plan says of a step of the run and of those after it in its window."""
+        epoch, in_epoch = divmod(step, self.steps_per_epoch)
+        some = self.windows(epoch)
+        number = some.at_step(in_epoch)
+        window = some[number]
+        plan = join_windows([window], self.index)
+        imbalance = step_imbalance(plan.rank_load(self.index.cost[window.entries]))
+        structures = window.counts.sum(axis=1)
+        known = [
             _KnownStep(
                 part,
-                LabelCounts(int(plan.num_energy[step]), int(plan.num_forces[step])),
-                int(structures[step]),
-                float(imbalance[step]),
+                LabelCounts(int(plan.num_energy[place]), int(plan.num_forces[place])),
+                int(structures[place]),
+                float(imbalance[place]),
             )
-            for step, part in enumerate(plan_parts(plan, self.world.rank))
+            for place, part in enumerate(plan_parts(plan, self.world.rank))
         ]
+        return known[in_epoch - int(some.first_steps[number]) :]
+
+    def _known(self, first: int, last: int) -> list[_KnownStep]:
+        """Steps from `first` on: whole windows, `STEPS_PER_LOADER` or more, none beyond `last`."""
+        known: list[_KnownStep] = []
+        while len(known) < min(STEPS_PER_LOADER, last - first):
+            known += self._known_from(first + len(known))
+        return known[: last - first]
 
     def steps(self, first: int, last: int, workers: int) -> Iterator[PlannedStep]:
         """Steps `first` to `last` - 1, through as many epochs as that takes.
 
-        Starting the worker processes costs as much as some steps, so short epochs share them.
+        Starting the worker processes costs as much as some steps, so windows and short epochs share
+        them. The first of them get the window of step `first` alone, so that it starts at once.
         """
-        step = first
-        while step < last:
-            known: list[_KnownStep] = []
-            while len(known) < min(STEPS_PER_LOADER, last - step):
-                epoch, offset = divmod(step + len(known), self.steps_per_epoch)
-                known += self._known(epoch)[offset:]
-            del known[last - step :]
-            batches = load_batches(
-                PlannedBatches(self.joint, [one.part for one in known], self.graph_config),
-                workers=workers,
-                device=self.world.device,
-            )
+        if first >= last:
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="planner") as planner:
+            known = self._known_from(first)[: last - first]
+            step = first
+            while known:
+                after = step + len(known)
+                following = planner.submit(self._known, after, last)
+                yield from self._load(step, known, workers)
+                step, known = after, following.result()
+
+    def _load(self, step: int, known: list[_KnownStep], workers: int) -> Iterator[PlannedStep]:
+        """The batches of some steps, of which the first has the number `step`."""
+        batches = load_batches(
+            PlannedBatches(self.joint, [one.part for one in known], self.graph_config),
+            workers=workers,
+            device=self.world.device,
+        )
+        asked = time.perf_counter()
+        for one, batch in zip(known, batches, strict=True):
+            wait = time.perf_counter() - asked
+            yield PlannedStep(step, batch, one.counts, one.structures, one.imbalance, wait)
+            step += 1
             asked = time.perf_counter()
-            for one, batch in zip(known, batches, strict=True):
-                wait = time.perf_counter() - asked
-                yield PlannedStep(step, batch, one.counts, one.structures, one.imbalance, wait)
-                step += 1
-                asked = time.perf_counter()

@@ -1,0 +1,78 @@
+"""The schedule: plans stream by windows, and only those that the run comes to are made."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lamm.balance import planners
+from lamm.balance.plan import plan_epoch
+from lamm.data.joint import JointDataset
+from lamm.models.potential import build
+from lamm.train.batches import Schedule
+from lamm.train.distributed import World, join
+from small import small_config
+
+
+@pytest.fixture
+def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    """Windows of two steps."""
+    monkeypatch.setattr(planners, "_STEPS_AT_ONCE", 2)
+    config = small_config(tmp_path, balance={"batch_size": 4, "planner": "greedy"})
+    joint = JointDataset(config.data, config.seed)
+    model = build(config.model, joint.names, seed=3)
+    world: World = join("cpu")
+    return Schedule(joint, config.balance, model.graph_config, world, config.seed)
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many structures each window had that was planned."""
+    sizes: list[int] = []
+    rank_window = planners.rank_window
+
+    def noted(pairs, entries, *others):
+        sizes.append(len(entries))
+        return rank_window(pairs, entries, *others)
+
+    monkeypatch.setattr(planners, "rank_window", noted)
+    return sizes
+
+
+def test_steps_are_those_of_the_plans_of_the_epochs(schedule: Schedule):
+    count = schedule.steps_per_epoch
+    assert count > 4
+    seen = list(schedule.steps(1, 2 * count, workers=0))
+    assert [one.step for one in seen] == list(range(1, 2 * count))
+    for one in seen:
+        epoch, step = divmod(one.step, count)
+        plan = plan_epoch(
+            schedule.index,
+            schedule.joint.config.sampling,
+            seed=schedule.seed,
+            epoch=epoch,
+            ranks=1,
+            batch_size=4,
+            planner="greedy",
+        )
+        assert one.batch.ids.tolist() == plan.ids[plan.part(step, 0)].tolist()
+        assert one.counts == (plan.num_energy[step], plan.num_forces[step])
+        assert one.structures == np.diff(plan.step_rank_offsets)[step]
+
+
+def test_the_number_of_steps_needs_no_plan(planned: list[int], schedule: Schedule):
+    assert schedule.steps_per_epoch > 4
+    assert planned == []
+
+
+def test_a_run_plans_the_window_that_it_starts_in_and_none_before(
+    planned: list[int], schedule: Schedule
+):
+    last = schedule.steps_per_epoch
+    assert len(list(schedule.steps(last - 1, last, workers=0))) == 1
+    assert len(planned) == 1
+
+
+def test_no_steps_are_left_of_a_run_that_is_done(planned: list[int], schedule: Schedule):
+    assert list(schedule.steps(5, 5, workers=0)) == []
+    assert planned == []
