@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lamm.cli import common
 from lamm.cli.common import JsonFlag
+
+if TYPE_CHECKING:
+    from lamm.balance.plan import Plan
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(help="Measure LaMM's parts beside their peers.", no_args_is_help=True)
@@ -140,6 +143,99 @@ def model_command(
     )
     if to is not None:
         write_json(to, common.finite(result))
+    if as_json:
+        common.emit_json(result)
+        return
+    for line in table(result):
+        common.say(line)
+
+
+@app.command("balance")
+def balance_command(
+    config: Annotated[
+        Path | None, typer.Option(help="Run configuration whose structures are planned.")
+    ] = None,
+    counts: Annotated[
+        Path | None,
+        typer.Option(help="npz file: natoms, subset, periodic, has_e, has_f of each structure."),
+    ] = None,
+    planner: Annotated[
+        list[str] | None,
+        typer.Option(help="Planner beside `random`; may be repeated; all without it."),
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks, W.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Structures per rank and step, B.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the plans and of a made-up population.")] = 0,
+    structures: Annotated[
+        int, typer.Option(min=10, help="Structures of the made-up population (Table 2).")
+    ] = 280_000,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            help="Of sampling: 2 for Table 2, the run's own, 1 for a counts file "
+            "(each structure once).",
+        ),
+    ] = None,
+    segments: Annotated[
+        int | None, typer.Option(min=1, help="Segments of the `paper` planners.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Cost model: S or L (of a run: its own).")] = "S",
+    fixed: Annotated[
+        float | None, typer.Option(min=0, help="Fixed time of a step, in atoms.")
+    ] = None,
+    growth: Annotated[
+        float | None, typer.Option(min=0, help="Time per atom that a rank's load rises by.")
+    ] = None,
+    kib_per_atom: Annotated[
+        float | None, typer.Option(min=0, help="Memory of a load of one atom, in KiB.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="npz file for the plan of one planner.")] = None,
+    to_json: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Plan an epoch with every planner: idle time, throughput, peak load, composition (Sec. 3.4).
+
+    The structures are those of the paper's Table 2, made up from its averages and scaled down; or
+    of a run configuration; or of a file of counts.
+    """
+    from lamm.bench.balance import bench_balance, chosen_structures, table
+    from lamm.errors import ConfigError
+    from lamm.files import replaced_file, write_json
+
+    common.start_logging(quiet=as_json)
+    names = [name for text in planner for name in text.split(",")] if planner else None
+    if to is not None and (names is None or len(names) != 1):
+        raise ConfigError(
+            f"--to {to} with {len(names) if names else 'all'} planners; expected one plan to write."
+            " Name it with --planner."
+        )
+    chosen = chosen_structures(
+        config, counts, structures=structures, seed=seed, temperature=temperature, model=model
+    )
+    changes = {"fixed": fixed, "growth": growth, "kib_per_atom": kib_per_atom}
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+
+    def keep(_: str, plan: Plan) -> None:
+        if to is not None:
+            with replaced_file(to) as temporary:
+                plan.save(temporary)
+
+    result = bench_balance(
+        chosen.plan_index,
+        chosen.sampling,
+        ranks=ranks,
+        batch_size=batch_size,
+        seed=seed,
+        planners=names,
+        model=chosen.model._replace(**given),
+        segments=segments,
+        source=chosen.source,
+        keep=keep,
+        progress=lambda text: logger.info("%s ...", text),
+    )
+    if to_json is not None:
+        write_json(to_json, common.finite(result))
     if as_json:
         common.emit_json(result)
         return

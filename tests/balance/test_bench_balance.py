@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from conftest import make_counts
+from lamm.balance.population import TABLE_2, population
+from lamm.bench.balance import COST_MODELS, bench_balance, index_of, read_counts, step_times, table
+from lamm.cli.main import app
+from lamm.data.sampling import SamplingConfig
+from lamm.errors import ConfigError, DataError
+from lamm.evaluate.balance_figure import balance_figure, balance_rows, moving_average
+
+
+@pytest.fixture
+def counts_file(tmp_path):
+    path = tmp_path / "counts.npz"
+    np.savez(path, **make_counts(0.1))
+    return path
+
+
+@pytest.fixture(scope="module")
+def result():
+    index = index_of(population(20_000), COST_MODELS["S"])
+    return bench_balance(index, SamplingConfig(), ranks=8, batch_size=8)
+
+
+def test_the_population_has_the_sizes_and_means_of_table_2():
+    counts = population(300_000)
+    total = sum(row.structures for row in TABLE_2)
+    assert abs(len(counts.natoms) - 300_000) < 10
+    for number, row in enumerate(TABLE_2):
+        atoms = counts.natoms[counts.subset == number]
+        assert abs(len(atoms) - 300_000 * row.structures / total) <= 1
+        assert atoms.min() >= row.least_atoms
+        assert atoms.max() <= row.most_atoms
+        error = row.spread * row.mean_atoms / np.sqrt(len(atoms))
+        assert abs(atoms.mean() - row.mean_atoms) < 4 * error
+
+
+def test_a_population_has_a_structure_of_each_subset():
+    assert len(np.unique(population(10).subset)) == 10
+    with pytest.raises(ConfigError, match="at least 10"):
+        population(9)
+
+
+def test_a_step_lasts_as_long_as_its_slowest_rank_and_its_growth():
+    load = np.array([[10.0, 20.0], [30.0, 15.0], [5.0, 5.0]])
+    model = COST_MODELS["S"]._replace(fixed=100.0, growth=2.0)
+    # The loads rise by (20, -5), then fall; the first step has nothing before it.
+    assert step_times(load, model).tolist() == [120.0, 130.0 + 2 * 20.0, 105.0]
+
+
+def test_ours_comes_closest_to_the_ideal(result):
+    planners = result["planners"]
+    assert planners["random"]["beside_random"] == 1
+    for one in planners.values():
+        assert 0 < one["beside_ideal"] <= 1
+        assert one["beside_ideal"] <= planners["balanced"]["beside_ideal"]
+    assert planners["balanced"]["imbalance"] < 1.006
+    assert len(table(result)) == 2 + len(planners) + 1
+
+
+def test_the_figure_has_every_planner(result):
+    figure = balance_figure(result)
+    labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert labels == list(result["planners"])
+    assert [row["planner"] for row in balance_rows(result)] == labels
+
+
+def test_a_moving_average_of_few_steps_is_their_mean():
+    assert moving_average(np.array([1.0, 3.0]), 5).tolist() == [2.0]
+    assert moving_average(np.arange(6.0), 5).tolist() == [2.0, 3.0]
+
+
+def test_a_plan_of_a_counts_file_uses_each_structure_once(counts_file, tmp_path):
+    # Subsets need not be in order: `sample` counts through the file.
+    arrays = dict(np.load(counts_file))
+    shuffled = np.random.default_rng(0).permutation(len(arrays["natoms"]))
+    np.savez(counts_file, **{name: array[shuffled] for name, array in arrays.items()})
+    to = tmp_path / "plan.npz"
+    words = ["bench", "balance", "--counts", counts_file, "--planner", "balanced", "--ranks", 4]
+    words += ["--batch-size", 8, "--to", to, "--json", "--kib-per-atom", 1024]
+    ran = CliRunner().invoke(app, [str(word) for word in words])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)
+    assert list(found["planners"]) == ["random", "balanced"]
+    with np.load(to) as plan:
+        assert np.array_equal(np.sort(plan["sample"]), np.arange(len(shuffled)))
+        assert plan["step"].max() == found["planners"]["balanced"]["steps"] - 1
+        natoms, periodic = (np.load(counts_file)[name] for name in ("natoms", "periodic"))
+        sizes = natoms[plan["sample"]]
+        cost = sizes * (0.35 + 0.65 * np.minimum(sizes - 1, 50) / 50)
+        cost = np.where(periodic[plan["sample"]] == 1, sizes, cost)
+        load = np.bincount(plan["step"] * 4 + plan["rank"], weights=cost)
+    peak = found["planners"]["balanced"]["peak_load"]
+    assert peak == pytest.approx(load.max(), rel=1e-3)
+    assert found["planners"]["balanced"]["peak_memory_gib"] == pytest.approx(peak / 1024)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"natoms": None}, "no array natoms"),
+        ({"natoms": np.ones(3)}, "arrays of shapes"),
+        ({"natoms": np.zeros(5638)}, "structure of 0.* atoms"),
+    ],
+)
+def test_a_wrong_counts_file_says_what_is_wrong(counts_file, change, message):
+    arrays = dict(np.load(counts_file)) | change
+    if "structure" in message:
+        arrays["natoms"] = np.zeros_like(arrays["subset"])
+    np.savez(counts_file, **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(DataError, match=message):
+        read_counts(counts_file)
+
+
+def test_a_file_that_is_no_npz_says_so(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_counts(tmp_path / "counts.npz")
+    (tmp_path / "counts.npz").write_text("natoms")
+    with pytest.raises(DataError, match="not an npz file"):
+        read_counts(tmp_path / "counts.npz")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "plan.npz"], "expected one plan to write"),
+        (["--config", "a.yaml", "--counts", "b.npz"], "expected one of them"),
+        (["--planner", "balancd"], "Did you mean 'balanced'"),
+        (["--model", "M"], "expected S or L"),
+    ],
+)
+def test_a_wrong_request_says_what_is_wrong(words, message):
+    ran = CliRunner().invoke(app, ["bench", "balance", "--structures", "100", *words])
+    assert ran.exit_code != 0
+    assert message in str(ran.exception) + ran.output
