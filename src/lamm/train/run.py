@@ -150,7 +150,7 @@ def run_training(
         resume = goes_on(config, resume)
         if not resume:
             prepare_folder(config, world, settings)
-    resume = bool(world.largest(int(resume and world.is_main)))  # as rank 0 found the folder
+    resume = world.gather(resume)[0]  # as rank 0 found the folder
     return train(
         model,
         joint,
