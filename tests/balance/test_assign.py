@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamm.balance.assign import evenly, least_loaded, refined
+from lamm.keyed import hash64
 
 COSTS = st.lists(st.integers(1, 300), min_size=1, max_size=40)
 
@@ -76,3 +77,12 @@ def test_equal_numbers_differ_by_at_most_one(size, ranks):
     count = np.bincount(evenly(size, ranks), minlength=ranks)
     assert count.sum() == size
     assert count.max() - count.min() <= 1
+
+
+def test_many_ranks_wait_less_for_the_slowest():
+    cost = (hash64(np.arange(2048), 11) % np.uint64(400)).astype(np.int64).reshape(1, 2048) + 10
+    rank = least_loaded(cost, 256)
+    before, after = loads(cost, rank, 256), loads(cost, refined(cost, rank, 256), 256)
+    assert after.sum() == before.sum()
+    assert after.max() < before.max()
+    assert after.max() / after.mean() < 1.006

@@ -12,7 +12,11 @@ from jaxtyping import Int, Integer
 from lamm.balance.order import stable_order
 
 _MANY_RANKS = 256
-"""From so many ranks on, a heap for each mini-batch finds the least load sooner."""
+"""From so many ranks on, loads are evened among the most uneven ranks; see `refined`."""
+_TURNS = 8
+"""Passes over those ranks; each pairs them in another way."""
+_HEAP_RANKS, _HEAP_BATCHES = 4096, 8
+"""With so many ranks or fewer mini-batches, a heap each finds the least load sooner."""
 _BLOCK = 2**18
 """Pairs of structures that are compared at once, so that they stay in the processor's cache."""
 
@@ -36,7 +40,8 @@ def least_loaded(
     """
     order = stable_order(-cost.astype(np.int64))
     descending = np.take_along_axis(cost, order, axis=1).astype(np.int64)
-    place = _by_heap if ranks >= _MANY_RANKS or len(cost) == 1 else _row_by_row
+    use_heap = ranks >= _HEAP_RANKS or len(cost) < _HEAP_BATCHES
+    place = _by_heap if use_heap else _row_by_row
     result = np.empty(cost.shape, dtype=np.int64)
     np.put_along_axis(result, order, place(descending, ranks), axis=1)
     return result
@@ -88,12 +93,14 @@ def refined(
 
     In each pass the most loaded rank is paired with the least loaded, the second most with the
     second least, and so on. Each pair makes the one swap or move that brings its loads closest.
+    Of many ranks only the slowest count: after one such pass, the sixteenth with the most load is
+    paired with the sixteenth with the least, in another way each time.
 
     Args:
         cost: cost of each structure, at least 1; a mini-batch per row.
         rank: the rank that each structure has so far.
         ranks: W.
-        passes: how many times the ranks are paired.
+        passes: how many times the ranks are paired, if they aren't many.
 
     Returns:
         The rank of each structure; the largest load is never larger than before.
@@ -120,8 +127,10 @@ def refined(
     block = max(1, _BLOCK // (ranks // 2 * slots**2))
     for first in range(0, batches, block):
         part = slice(first, first + block)
-        for _ in range(passes):
-            _exchange(slot_cost[part], structure[part])
+        for _ in range(1 if ranks >= _MANY_RANKS else passes):
+            _exchange(slot_cost[part], structure[part], ranks // 2)
+        for turn in range(_TURNS if ranks >= _MANY_RANKS else 0):
+            _exchange(slot_cost[part], structure[part], ranks // 16, turn + 1)
 
     result = np.empty((batches, size), dtype=np.int64)
     where = np.nonzero(structure >= 0)
@@ -132,19 +141,29 @@ def refined(
 def _exchange(
     cost: Integer[np.ndarray, "batches ranks slots"],
     structure: Integer[np.ndarray, "batches ranks slots"],
+    pairs: int,
+    turn: int = 0,
 ) -> None:
-    """One swap or move in each pair of ranks, made in place."""
-    batches, ranks, slots = cost.shape
+    """One swap or move in each pair of ranks, made in place.
+
+    Args:
+        cost: cost in each slot of each rank.
+        structure: what stands there, -1 for nothing.
+        pairs: so many of the most and of the least loaded ranks are paired.
+        turn: how far the least loaded are turned against the most loaded.
+    """
+    batches, _, slots = cost.shape
     load = cost.sum(axis=2, dtype=cost.dtype)
     order = np.argsort(load, axis=1, kind="stable")
-    low, high = order[:, : ranks // 2], order[:, ::-1][:, : ranks // 2]  # (batches, pairs)
+    low, high = order[:, :pairs], order[:, ::-1][:, :pairs]  # (batches, pairs)
+    low = np.roll(low, turn, axis=1)
     rows = np.arange(batches)[:, None]
     gap = load[rows, high] - load[rows, low]
     # Exchanging costs a and b changes the gap to |gap - 2 (a - b)|.
     leave = 2 * cost[rows, high] - gap[:, :, None]
     new_gap = leave[:, :, :, None] - 2 * cost[rows, low][:, :, None, :]
     np.abs(new_gap, out=new_gap)
-    new_gap = new_gap.reshape(batches, ranks // 2, slots * slots)
+    new_gap = new_gap.reshape(batches, pairs, slots * slots)
     best = new_gap.argmin(axis=2)
     better = np.take_along_axis(new_gap, best[:, :, None], axis=2)[:, :, 0] < gap
     batch, pair = np.nonzero(better)

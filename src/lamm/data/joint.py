@@ -233,14 +233,14 @@ class JointDataset:
         """
         ids = self.ids("train")
         return PlanIndex(
-            ids=ids,
-            subset=self.subset_of(ids),
+            ids=ids if len(self) > 2**32 else ids.astype(np.uint32),
+            subset=self.subset_of(ids).astype(np.uint16),
             cost=structure_cost(
                 self.num_atoms[ids],
                 self.num_edges[ids],
                 max_neighbors=max_neighbors,
                 edge_share=edge_share,
-            ),
+            ).astype(np.uint32),
             has_energy=self.has_energy[ids],
             has_forces=self.has_forces[ids],
             num_atoms=self.num_atoms[ids],
