@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from lamm.schema import Frozen
+
+DEFAULT_BATCH_SIZE = 8
+AUTO = "auto"
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 class BalanceConfig(Frozen):
@@ -15,10 +21,57 @@ class BalanceConfig(Frozen):
     planner: Literal["random", "greedy", "paper", "paper_shuffled", "balanced"] = "balanced"
     """`balanced` is ours, `paper` the three steps of Sec. 3.4 (`paper_shuffled`: its
     mini-batches in random order), `greedy` FAIR-Chem's."""
-    batch_size: PositiveInt = 8
-    """Structures per rank and step, on average (B')."""
+    batch_size: PositiveInt | None = None
+    """Structures per rank and step, on average (B'); 8 where no budget is given either."""
+    memory: str | None = None
+    """Memory of a rank, as 14GiB, in place of `batch_size`; `auto` for most of what is free on its
+    device. The batch size follows from a few measured steps."""
+    max_cost: PositiveFloat | None = None
+    """Largest cost of a rank's part of a mini-batch, in place of `batch_size`, in atoms that have
+    all the neighbours they can have."""
     edge_share: Annotated[float, Field(ge=0, le=1)] = 0.65
-    """Share of a fully connected atom's cost that its edges cause; the rest is its own."""
+    """Share of a fully connected atom's cost that its edges cause; the rest is its own. Where the
+    run folder has measured costs (`lamm plan`), theirs counts."""
     oversized: Literal["stop", "set_aside"] = "stop"
     """What to do about a structure that doesn't fit into the memory alone: stop the run, or go on
     without it and list it in ``set_aside.jsonl`` of the run folder."""
+
+    @field_validator("memory")
+    @classmethod
+    def _is_memory(cls, value: str | None) -> str | None:
+        if value is not None and value != AUTO:
+            parse_bytes(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_size(self) -> BalanceConfig:
+        given = [name for name in ("batch_size", "memory", "max_cost") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(
+                f"{' and '.join(given)} are given; expected one of batch_size, memory, max_cost"
+            )
+        return self
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the batch size follows from a budget, which needs measured costs."""
+        return self.memory is not None or self.max_cost is not None
+
+    @property
+    def structures_per_rank(self) -> int:
+        """B'; not before a budget was turned into `batch_size`."""
+        assert not self.has_budget, "a budget is turned into a batch size before it is planned with"
+        return self.batch_size or DEFAULT_BATCH_SIZE
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a person's words, as 14GiB, 14 GB or 500MiB.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None or float(match[1]) <= 0:
+        raise ValueError(f"'{text}' is no amount of memory; expected one as 14GiB, or `auto`")
+    return round(float(match[1]) * unit)

@@ -107,7 +107,7 @@ def index_of_run(path: Path) -> tuple[PlanIndex, SamplingConfig, CostModel]:
     from lamm.config import read_run_config
     from lamm.data.joint import JointDataset
     from lamm.models.potential import build
-    from lamm.train.batches import Schedule
+    from lamm.train.batches import Schedule, most_neighbors
     from lamm.train.distributed import World
 
     config = read_run_config(path)
@@ -115,7 +115,7 @@ def index_of_run(path: Path) -> tuple[PlanIndex, SamplingConfig, CostModel]:
     graph = build(config.model, joint.names, seed=config.seed).graph_config
     world = World(rank=0, size=1, device=torch.device("cpu"))
     index = Schedule(joint, config.balance, graph, world, config.seed).index
-    limit = graph.max_neighbors or int(joint.num_edges.max(initial=1))
+    limit = most_neighbors(joint, graph)
     share = config.balance.edge_share
     preset = min(COST_MODELS.values(), key=lambda model: abs(model.edge_share - share))
     model = preset._replace(max_neighbors=limit, edge_share=share)

@@ -24,6 +24,7 @@ from lamm.cli import (
     finetune,
     md,
     models,
+    plan,
     predict,
     pretrain,
     relax,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.command("plan")(plan.plan)
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)

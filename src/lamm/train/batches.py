@@ -28,6 +28,11 @@ STEPS_PER_LOADER = 1000
 """Steps that the same worker processes prepare, at least, where the run is that long."""
 
 
+def most_neighbors(joint: JointDataset, graph_config: GraphConfig) -> int:
+    """The most neighbours that an atom is counted with: the model's limit, if it has one."""
+    return graph_config.max_neighbors or int(joint.num_edges.max(initial=1))
+
+
 class PlannedStep(NamedTuple):
     """One step as this rank sees it."""
 
@@ -71,9 +76,9 @@ class Schedule:
     ) -> None:
         self.joint, self.balance, self.graph_config = joint, balance, graph_config
         self.world, self.seed = world, seed
-        limit = graph_config.max_neighbors or int(joint.num_edges.max(initial=1))
+        limit = most_neighbors(joint, graph_config)
         self.index: PlanIndex = joint.plan_index(limit, balance.edge_share)
-        self.mini_batch_size = mini_batch_size or world.size * balance.batch_size
+        self.mini_batch_size = mini_batch_size or world.size * balance.structures_per_rank
         self._latest = (0, self._make_windows(0))
         self.steps_per_epoch = self._latest[1].num_steps
         advice = planner_advice(balance.planner, world.size, self.mini_batch_size)

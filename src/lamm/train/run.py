@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lamm.runtime import tune_cpu
 from lamm.train.checkpoint import TrainState
 from lamm.train.distributed import World, join, leave
 from lamm.train.engine import train
+from lamm.train.preflight import settle_balance
 
 logger = logging.getLogger(__name__)
 
@@ -151,10 +153,11 @@ def run_training(
         if not resume:
             prepare_folder(config, world, settings)
     resume = world.gather(resume)[0]  # as rank 0 found the folder
+    balance = settle_balance(config, model, joint, world)
     return train(
         model,
         joint,
-        config.recipe(),
+        replace(config.recipe(), balance=balance),
         config.to,
         world,
         resume=resume,

@@ -92,7 +92,7 @@ class Session:
     def mini_batch_size(self) -> int:
         """G: that of the run, however many ranks go on with it."""
         state, world = self.state, self.world
-        configured = world.size * self.recipe.balance.batch_size
+        configured = world.size * self.recipe.balance.structures_per_rank
         size = state.mini_batch_size or configured
         if size != configured and world.is_main:
             logger.info(

@@ -72,6 +72,24 @@ def copy_to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     return copy, copied
 
 
+def loss_of(model: Potential, batch: GraphBatch, counts: LabelCounts, recipe: Recipe) -> LossTerms:
+    """A batch's share of Eq. (5), in the precision of the run.
+
+    Args:
+        model: the potential.
+        batch: on the model's device.
+        counts: labels in the whole mini-batch.
+        recipe: precision and coefficients.
+    """
+    bfloat16 = recipe.train.precision == "bfloat16"
+    with torch.autocast(batch.positions.device.type, torch.bfloat16, enabled=bfloat16):
+        prediction = model(batch, subset_index=batch.subset_index, normalised=True)
+    predicted = Normalised(prediction.energy.squeeze(-1), prediction.forces.squeeze(1))
+    scales = (model.reference_energies, model.energy_scale, model.force_scale)
+    target = normalise(batch.energy, batch.forces, batch, *scales)
+    return universal_loss(predicted, target, batch, counts, recipe.loss)
+
+
 class Step:
     """The step of one run on this rank."""
 
@@ -90,14 +108,7 @@ class Step:
 
     def loss(self, batch: GraphBatch, counts: LabelCounts) -> LossTerms:
         """A batch's share of Eq. (5) in a mini-batch with these label counts."""
-        model = self.model
-        bfloat16 = self.recipe.train.precision == "bfloat16"
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=bfloat16):
-            prediction = model(batch, subset_index=batch.subset_index, normalised=True)
-        predicted = Normalised(prediction.energy.squeeze(-1), prediction.forces.squeeze(1))
-        scales = (model.reference_energies, model.energy_scale, model.force_scale)
-        target = normalise(batch.energy, batch.forces, batch, *scales)
-        return universal_loss(predicted, target, batch, counts, self.recipe.loss)
+        return loss_of(self.model, batch, counts, self.recipe)
 
     def compute(
         self, step: int, parts: Sequence[GraphBatch], counts: LabelCounts

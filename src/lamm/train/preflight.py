@@ -1,0 +1,265 @@
+"""Before a run: its batch size from a budget, and what its steps will cost (Sec. 3.4)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lamm.balance.cost import COST_UNIT, largest_batch_size
+from lamm.balance.metrics import plan_metrics
+from lamm.balance.plan import PlanIndex, epoch_windows, join_windows, planner_advice
+from lamm.balance.settings import AUTO, BalanceConfig, parse_bytes
+from lamm.balance.uses import EpochUses
+from lamm.config import RunConfig, TrainingConfig
+from lamm.data.joint import JointDataset
+from lamm.graph.batch import GraphBatch
+from lamm.loss import LabelCounts
+from lamm.models.potential import Potential, build, count_parameters
+from lamm.runtime import tune_cpu
+from lamm.train.batches import most_neighbors
+from lamm.train.costs import (
+    StepCosts,
+    free_bytes,
+    measure,
+    read_costs,
+    resident_bytes,
+    save_costs,
+)
+from lamm.train.distributed import World
+from lamm.train.step import loss_of
+
+logger = logging.getLogger(__name__)
+
+FREE_SHARE = 0.9
+"""Of the memory that is free, what `balance.memory: auto` takes."""
+WINDOWS_LOOKED_AT = 4
+"""Windows of the first epoch from which the balance of a plan is judged."""
+
+
+def settle_balance(
+    config: TrainingConfig, model: Potential, joint: JointDataset, world: World
+) -> BalanceConfig:
+    """The run's settings of batches, a budget turned into a batch size by measured costs.
+
+    Costs that the run folder keeps are used; a budget without any has them measured by rank 0.
+
+    Raises:
+        ConfigError: the costs kept are another model's, or not one structure fits the budget.
+        BadAnswerError: the steps that should be measured didn't fit into the memory.
+    """
+    balance = config.balance
+    costs = read_costs(config.to, model)
+    if costs is None and balance.has_budget:
+        if world.is_main:
+            save_costs(measured(config, model, joint, world.device), config.to)
+        world.wait()
+        costs = read_costs(config.to, model)
+    if costs is None:
+        return balance
+    settled = with_costs(config, model, joint, costs, world)
+    if world.is_main:
+        logger.info(
+            "costs of steps from %s: edges cause %.0f%% of a full atom's; %d structures per rank",
+            config.to,
+            100 * settled.edge_share,
+            settled.structures_per_rank,
+        )
+    return settled
+
+
+def measured(
+    config: TrainingConfig, model: Potential, joint: JointDataset, device: torch.device
+) -> StepCosts:
+    """Measure the steps of a run on a device; the model is left as it was."""
+    model.to(device).train()
+
+    def step(batch: GraphBatch) -> None:
+        counts = LabelCounts(batch.num_structures, batch.num_structures)
+        loss_of(model, batch, counts, config.recipe()).total.backward()
+
+    return measure(model, joint, step, device, config.train.precision, seed=config.seed)
+
+
+def with_costs(
+    config: TrainingConfig,
+    model: Potential,
+    joint: JointDataset,
+    costs: StepCosts,
+    world: World,
+) -> BalanceConfig:
+    """The settings with the share of edges that was measured, and a batch size."""
+    limit = most_neighbors(joint, model.graph_config)
+    balance = config.balance.model_copy(update={"edge_share": costs.edge_share(limit)})
+    if not balance.has_budget:
+        return balance
+    index = joint.plan_index(limit, balance.edge_share)
+    if balance.max_cost is not None:
+        mean = mean_of_uses(index, joint, index.cost) / COST_UNIT
+        size = largest_batch_size(balance.max_cost, mean)
+    else:
+        memory = memory_of(balance, model, world)
+        bytes_of = structure_bytes(index, joint, costs, limit)
+        room = memory - costs.resident - costs.bytes.base
+        size = largest_batch_size(room, mean_of_uses(index, joint, bytes_of))
+        _warn_of_large(index, joint, bytes_of, room, world)
+    return balance.model_copy(update={"batch_size": size, "memory": None, "max_cost": None})
+
+
+def memory_of(balance: BalanceConfig, model: Potential, world: World) -> float:
+    """Bytes that a rank may have."""
+    assert balance.memory is not None
+    if balance.memory != AUTO:
+        return float(parse_bytes(balance.memory))
+    on_cpu = world.device.type == "cpu"
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if on_cpu else 1
+    return resident_bytes(model, world.device) + FREE_SHARE * free_bytes(world.device) / beside
+
+
+def structure_bytes(
+    index: PlanIndex, joint: JointDataset, costs: StepCosts, limit: int
+) -> NDArray[np.float64]:
+    """What each structure of the index adds to the memory of a step."""
+    atoms = joint.num_atoms[index.ids].astype(np.float64)
+    edges = np.minimum(joint.num_edges[index.ids], limit * atoms)
+    found: NDArray[np.float64] = costs.bytes.per_atom * atoms + costs.bytes.per_edge * edges
+    return found
+
+
+def mean_of_uses(index: PlanIndex, joint: JointDataset, values: NDArray[Any]) -> float:
+    """Mean over the structures that an epoch uses, as often as it does."""
+    uses = EpochUses(index, joint.config.sampling, seed=0, epoch=0).sizes
+    sums = np.add.reduceat(values.astype(np.float64), index.subset_offsets[:-1])
+    sizes = np.diff(index.subset_offsets)
+    return float((sums / sizes * uses).sum() / uses.sum())
+
+
+def _warn_of_large(
+    index: PlanIndex,
+    joint: JointDataset,
+    bytes_of: NDArray[np.float64],
+    room: float,
+    world: World,
+) -> None:
+    large = np.flatnonzero(bytes_of > room)
+    if not len(large) or not world.is_main:
+        return
+    worst = int(large[np.argmax(bytes_of[large])])
+    joint_id = int(index.ids[worst])
+    logger.warning(
+        "%d structures may not fit into the memory alone, the largest '%s' of subset '%s' with %d "
+        "atoms. See `balance.oversized`, or leave them out with `max_atoms`.",
+        len(large),
+        joint.structure(joint_id).id,
+        joint.names[int(index.subset[worst])],
+        int(joint.num_atoms[joint_id]),
+    )
+
+
+def look_ahead(
+    config: RunConfig, *, ranks: int, device: torch.device, measures: bool, to: Path | None
+) -> dict[str, Any]:
+    """What a run would be, without training: data, batch size, steps, balance, memory, time.
+
+    Args:
+        config: of the run.
+        ranks: W.
+        device: the kind that each rank would have.
+        measures: do some steps and keep their costs in the run folder, unless there are any.
+        to: write the plan of the first epoch.
+
+    Returns:
+        What `lamm plan` says, as JSON can hold it.
+
+    Raises:
+        LaMMError: whatever would stop the run before its first step.
+    """
+    tune_cpu()
+    world = World(rank=0, size=ranks, device=device)
+    joint = JointDataset(config.data, config.seed)
+    model = build(config.model, joint.names, seed=config.seed)
+    costs = read_costs(config.to, model)
+    if costs is None and (measures or config.balance.has_budget):
+        costs = measured(config, model, joint, device)
+        save_costs(costs, config.to)
+    balance = config.balance if costs is None else with_costs(config, model, joint, costs, world)
+    limit = most_neighbors(joint, model.graph_config)
+    index = joint.plan_index(limit, balance.edge_share)
+    size = ranks * balance.structures_per_rank
+    epoch = epoch_windows(
+        index,
+        joint.config.sampling,
+        seed=config.seed,
+        epoch=0,
+        ranks=ranks,
+        mini_batch_size=size,
+        planner=balance.planner,
+    )
+    part = join_windows(list(islice(epoch, None if to else WINDOWS_LOOKED_AT)), index)
+    if to is not None:
+        part.save(to)
+    steps = config.train.num_steps(epoch.num_steps)
+    uses = EpochUses(index, joint.config.sampling, seed=config.seed, epoch=0).sizes
+    result: dict[str, Any] = {
+        "subsets": {
+            name: {"structures": int(count), "uses": int(used)}
+            for name, count, used in zip(
+                joint.names, np.diff(index.subset_offsets), uses, strict=True
+            )
+        },
+        "parameters": count_parameters(config.model, len(joint.names)),
+        "ranks": ranks,
+        "planner": balance.planner,
+        "structures_per_rank": balance.structures_per_rank,
+        "mini_batch": size,
+        "steps_per_epoch": epoch.num_steps,
+        "steps": steps,
+        "edge_share": balance.edge_share,
+        "balance": plan_metrics(part, index),
+        "advice": planner_advice(balance.planner, ranks, size),
+        "costs": None if costs is None else costs.model_dump(mode="json"),
+    }
+    if costs is not None:
+        result |= _expected(part, index, joint, costs, limit, epoch.num_steps, steps)
+    return result
+
+
+def _expected(
+    part: Any,
+    index: PlanIndex,
+    joint: JointDataset,
+    costs: StepCosts,
+    limit: int,
+    steps_per_epoch: int,
+    steps: int,
+) -> dict[str, Any]:
+    """Time and memory of the planned steps."""
+    entries = index.find(part.ids)
+    atoms = joint.num_atoms[part.ids].astype(np.float64)
+    edges = np.minimum(joint.num_edges[part.ids], limit * atoms)
+    shape = (part.num_steps, part.num_ranks)
+    cell = np.repeat(np.arange(shape[0] * shape[1]), np.diff(part.step_rank_offsets))
+
+    def per_rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(cell, values, minlength=shape[0] * shape[1]).reshape(shape)
+
+    seconds = costs.seconds.base + per_rank(
+        costs.seconds.per_atom * atoms + costs.seconds.per_edge * edges
+    )
+    bytes_of = structure_bytes(index, joint, costs, limit)[entries]
+    memory = costs.resident + costs.bytes.base + per_rank(bytes_of)
+    step = float(seconds.max(axis=1).mean())
+    return {
+        "seconds_per_step": step,
+        "hours_per_epoch": step * steps_per_epoch / 3600,
+        "hours": step * steps / 3600,
+        "waiting_share": float(1 - seconds.mean() / seconds.max(axis=1).mean()),
+        "peak_memory_gib": float(memory.max() / 2**30),
+        "mean_memory_gib": float(memory.mean() / 2**30),
+    }

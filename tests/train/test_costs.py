@@ -1,0 +1,163 @@
+"""Costs of steps: fits, what is measured, what is kept, and what a run makes of it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from lamm.cli.main import app
+from lamm.data.joint import JointDataset
+from lamm.errors import BadAnswerError, ConfigError
+from lamm.models.potential import build
+from lamm.train.costs import COSTS, fit, peak_bytes, read_costs, sample_parts, save_costs
+from lamm.train.distributed import World
+from lamm.train.preflight import measured, settle_balance
+from lamm.train.run import pretrain
+from small import small_config
+
+CPU = torch.device("cpu")
+ALONE = World(0, 1, CPU)
+
+
+def batches(base: float, per_atom: float, per_edge: float, noise: float = 0.0):
+    rng = np.random.default_rng(0)
+    for atoms in (10, 30, 100, 300, 1000):
+        for degree in (5, 20, 45):
+            value = base + per_atom * atoms + per_edge * atoms * degree
+            value *= 1 + noise * rng.normal()
+            yield {"atoms": atoms, "edges": atoms * degree, "seconds": value, "bytes": value}
+
+
+def test_a_fit_finds_what_the_numbers_were_made_of():
+    found = fit(list(batches(0.02, 1e-4, 3e-6)), "seconds")
+    assert (found.base, found.per_atom, found.per_edge) == pytest.approx((0.02, 1e-4, 3e-6))
+    assert found.error < 1e-9
+    assert found.of(100, 2000) == pytest.approx(0.02 + 0.01 + 0.006)
+
+
+def test_a_fit_of_noisy_numbers_is_near_and_never_negative():
+    found = fit(list(batches(0.0, 1e-4, 3e-6, noise=0.1)), "bytes")
+    assert found.per_edge == pytest.approx(3e-6, rel=0.3)
+    assert min(found.base, found.per_atom, found.per_edge) >= 0
+    assert 0.01 < found.error < 0.2
+
+
+def test_too_few_steps_are_no_fit():
+    with pytest.raises(BadAnswerError, match="expected at least three"):
+        fit(list(batches(1, 1, 1))[:2], "seconds")
+
+
+def test_memory_is_counted_by_allocation():
+    x = torch.randn(500, 500)
+
+    def call() -> None:
+        y = x @ x  # 1 MB
+        z = y + 1  # 1 MB beside it
+        del y
+        (z * 2).sum()  # 1 MB beside z
+
+    assert peak_bytes(call, CPU) == pytest.approx(2e6, rel=0.01)
+    assert peak_bytes(lambda: x.view(-1).add_(0), CPU) == 0
+
+
+@pytest.fixture
+def config(tmp_path):
+    return small_config(tmp_path)
+
+
+@pytest.fixture
+def joint(config):
+    return JointDataset(config.data, config.seed)
+
+
+def test_batches_of_small_and_of_large_structures_are_measured(joint):
+    parts = list(sample_parts(joint, 0))
+    mean = [joint.num_atoms[part].mean() for part in parts]
+    assert mean[0] < mean[1]
+    assert all(len(part) for part in parts)
+    assert set(np.concatenate(parts)) <= set(joint.ids("train"))
+
+
+def test_costs_are_kept_and_are_one_models(config, joint, tmp_path):
+    model = build(config.model, joint.names, seed=0)
+    weights = {name: one.clone() for name, one in model.state_dict().items()}
+    costs = measured(config, model, joint, CPU)
+    assert all(torch.equal(one, weights[name]) for name, one in model.state_dict().items())
+    assert all(one.grad is None for one in model.parameters())
+    save_costs(costs, tmp_path)
+    assert read_costs(tmp_path, model) == costs
+    other = build(config.model, ["one", "two", "three"], seed=0)
+    with pytest.raises(ConfigError, match="another model than the run's"):
+        read_costs(tmp_path, other)
+    (tmp_path / COSTS).write_text("{")
+    with pytest.raises(ConfigError, match="Remove it to measure again"):
+        read_costs(tmp_path, model)
+    assert read_costs(tmp_path / "none", model) is None
+
+
+def budget(config, **balance):
+    return config.model_copy(update={"balance": config.balance.__class__(**balance)})
+
+
+def test_a_larger_budget_is_a_larger_batch(config, joint):
+    model = build(config.model, joint.names, seed=0)
+    config.to.mkdir(parents=True)
+    found = settle_balance(budget(config, max_cost=40), model, joint, ALONE)
+    more = settle_balance(budget(config, max_cost=80), model, joint, ALONE)
+    assert 1 <= found.structures_per_rank < more.structures_per_rank
+    costs = read_costs(config.to, model)
+    base = costs.resident + costs.bytes.base
+    little, much = (f"{(base + extra) / 1e6:.3f}MB" for extra in (2e6, 8e6))
+    sizes = [
+        settle_balance(budget(config, memory=memory), model, joint, ALONE).structures_per_rank
+        for memory in (little, much, "auto")
+    ]
+    assert sizes[0] < sizes[1] < sizes[2]
+    with pytest.raises(ConfigError, match="a rank has memory for"):
+        settle_balance(budget(config, memory="1MB"), model, joint, ALONE)
+
+
+def test_a_run_plans_with_the_costs_in_its_folder(config, caplog):
+    config = budget(config, max_cost=30)
+    run = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
+    pretrain(run, quiet=True)
+    kept = (config.to / COSTS).read_text()
+    state = json.loads((config.to / "last" / "state.json").read_text())
+    assert state["mini_batch_size"] >= 1
+    longer = run.model_copy(update={"train": run.train.model_copy(update={"steps": 4})})
+    pretrain(longer, resume=True, quiet=True)
+    assert (config.to / COSTS).read_text() == kept
+
+
+def test_the_command_says_what_a_run_would_be(config, tmp_path):
+    path, plan = tmp_path / "run.yaml", tmp_path / "plan.npz"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    words = ["plan", str(path), "--ranks", "2", "--to", str(plan), "--json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["ranks"] == 2
+    assert answer["seconds_per_step"] > 0
+    assert answer["peak_memory_gib"] >= answer["mean_memory_gib"] > 0
+    with np.load(plan) as arrays:
+        uses = sum(one["uses"] for one in answer["subsets"].values())
+        assert len(arrays["sample"]) == len(arrays["step"]) == len(arrays["rank"]) == uses
+        assert arrays["step"].max() + 1 == answer["steps_per_epoch"]
+    assert (config.to / COSTS).exists()
+    assert not (config.to / "metrics.jsonl").exists()
+    text = CliRunner().invoke(app, ["plan", str(path), "--no-measure"]).stdout
+    assert "planned imbalance" in text
+
+
+def test_without_measuring_there_are_no_times(config, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    result = CliRunner().invoke(app, ["plan", str(path), "--no-measure"])
+    assert result.exit_code == 0
+    assert "costs weren't measured" in result.stdout
+    assert not (config.to / COSTS).exists()
