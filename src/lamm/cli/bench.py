@@ -241,3 +241,53 @@ def balance_command(
         return
     for line in table(result):
         common.say(line)
+
+
+@app.command("step")
+def step_command(
+    config: Annotated[
+        Path | None, typer.Argument(help="Run configuration; the demonstration's without it.")
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes, W.")] = 2,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of a turn that count.")] = 40,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everybody's turn comes.")] = 3,
+    workers: Annotated[int, typer.Option(min=0, help="Data processes of each rank.")] = 2,
+    planner: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; four of them without it.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Do real steps on several processes with every planner: how long ranks wait.
+
+    Measured imbalance beside the planned one, and the time that ranks wait for each other and for
+    their data.
+    """
+    from lamm.bench.step import DEFAULT_PLANNERS, bench_step, table
+    from lamm.config import read_run_config
+    from lamm.demo.config import read_demo_config
+    from lamm.files import write_json
+
+    common.start_logging(quiet=as_json)
+    if config is None:
+        settings = read_demo_config().pretraining(Path("unused"))
+    else:
+        settings = read_run_config(config)
+    train = settings.train.model_copy(update={"workers": workers})
+    result = bench_step(
+        settings.model_copy(update={"train": train}),
+        ranks=ranks,
+        steps=steps,
+        rounds=rounds,
+        planners=[name for text in planner for name in text.split(",")]
+        if planner
+        else DEFAULT_PLANNERS,
+        progress=lambda text: logger.info("%s ...", text),
+    )
+    if to is not None:
+        write_json(to, common.finite(result))
+    if as_json:
+        common.emit_json(result)
+        return
+    for line in table(result):
+        common.say(line)

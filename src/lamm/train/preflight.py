@@ -19,6 +19,7 @@ from lamm.balance.settings import AUTO, BalanceConfig, parse_bytes
 from lamm.balance.uses import EpochUses
 from lamm.config import RunConfig, TrainingConfig
 from lamm.data.joint import JointDataset
+from lamm.files import replaced_file
 from lamm.graph.batch import GraphBatch
 from lamm.loss import LabelCounts
 from lamm.models.potential import Potential, build, count_parameters
@@ -203,7 +204,8 @@ def look_ahead(
     )
     part = join_windows(list(islice(epoch, None if to else WINDOWS_LOOKED_AT)), index)
     if to is not None:
-        part.save(to)
+        with replaced_file(to) as temporary:
+            part.save(temporary)
     steps = config.train.num_steps(epoch.num_steps)
     uses = EpochUses(index, joint.config.sampling, seed=config.seed, epoch=0).sizes
     result: dict[str, Any] = {
