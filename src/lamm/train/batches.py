@@ -141,9 +141,12 @@ class Schedule:
             known = self._known_from(first)[: last - first]
             step = first
             while known:
-                after = step + len(known)
-                following = planner.submit(self._known, after, last)
-                yield from self._load(step, known, workers)
+                after, following = step + len(known), None
+                for one in self._load(step, known, workers):
+                    if following is None:  # the workers were forked while no thread was at work
+                        following = planner.submit(self._known, after, last)
+                    yield one
+                assert following is not None
                 step, known = after, following.result()
 
     def _load(self, step: int, known: list[_KnownStep], workers: int) -> Iterator[PlannedStep]:
