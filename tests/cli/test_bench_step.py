@@ -33,8 +33,8 @@ def test_two_ranks_are_measured_beside_their_plan(tmp_path):
 
 def test_what_cannot_be_measured_is_one_error(tmp_path):
     config = small_config(tmp_path)
-    with pytest.raises(ConfigError, match="unknown planner 'ballanced'"):
-        bench_step(config, planners=["ballanced"])
+    with pytest.raises(ConfigError, match="unknown planner 'evenly'"):
+        bench_step(config, planners=["evenly"])
     budget = config.balance.__class__(memory="1GiB")
     with pytest.raises(ConfigError, match=r"Give `balance\.batch_size`"):
         bench_step(config.model_copy(update={"balance": budget}))

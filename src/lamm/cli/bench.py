@@ -23,6 +23,24 @@ def bench() -> None:
     """Measure LaMM's parts beside their peers."""
 
 
+def _names(given: list[str] | None) -> list[str] | None:
+    """Names from options that may be repeated, and may hold several with commas between."""
+    return [name for text in given for name in text.split(",")] if given else None
+
+
+def _answer(result: dict[str, Any], lines: list[str], to: Path | None, as_json: bool) -> None:
+    """Write a result to a file, where one is named, and to stdout."""
+    from lamm.files import write_json
+
+    if to is not None:
+        write_json(to, common.finite(result))
+    if as_json:
+        common.emit_json(result)
+        return
+    for line in lines:
+        common.say(line)
+
+
 @app.command("store")
 def store_command(
     structures: Annotated[
@@ -50,10 +68,9 @@ def store_command(
     files are in the page cache: the cost of decoding is measured, not that of the disk.
     """
     from lamm.bench.store import bench_store
-    from lamm.files import write_json
 
     common.start_logging(quiet=as_json)
-    names = [name for text in peers for name in text.split(",")] if peers else None
+    names = _names(peers)
     result = bench_store(
         structures=structures,
         reads=reads,
@@ -63,13 +80,7 @@ def store_command(
         source=source,
         progress=lambda text: logger.info("%s ...", text),
     )
-    if to is not None:
-        write_json(to, common.finite(result))
-    if as_json:
-        common.emit_json(result)
-        return
-    for line in store_table(result):
-        common.say(line)
+    _answer(result, store_table(result), to, as_json)
 
 
 def store_table(result: dict[str, Any]) -> list[str]:
@@ -127,27 +138,20 @@ def model_command(
     numbers of all are compared first.
     """
     from lamm.bench.model import PHASES, bench_model, table
-    from lamm.files import write_json
 
     common.start_logging(quiet=as_json)
     result = bench_model(
         preset,
         batch,
-        peers=[name for text in peers for name in text.split(",")] if peers else None,
-        phases=[name for text in phases for name in text.split(",")] if phases else PHASES,
+        peers=_names(peers),
+        phases=_names(phases) or PHASES,
         threads=threads,
         rounds=rounds,
         calls=calls,
         seed=seed,
         progress=lambda text: logger.info("%s ...", text),
     )
-    if to is not None:
-        write_json(to, common.finite(result))
-    if as_json:
-        common.emit_json(result)
-        return
-    for line in table(result):
-        common.say(line)
+    _answer(result, table(result), to, as_json)
 
 
 @app.command("balance")
@@ -201,10 +205,10 @@ def balance_command(
     """
     from lamm.bench.balance import bench_balance, chosen_structures, table
     from lamm.errors import ConfigError
-    from lamm.files import replaced_file, write_json
+    from lamm.files import replaced_file
 
     common.start_logging(quiet=as_json)
-    names = [name for text in planner for name in text.split(",")] if planner else None
+    names = _names(planner)
     if to is not None and (names is None or len(names) != 1):
         raise ConfigError(
             f"--to {to} with {len(names) if names else 'all'} planners; expected one plan to write."
@@ -234,13 +238,7 @@ def balance_command(
         keep=keep,
         progress=lambda text: logger.info("%s ...", text),
     )
-    if to_json is not None:
-        write_json(to_json, common.finite(result))
-    if as_json:
-        common.emit_json(result)
-        return
-    for line in table(result):
-        common.say(line)
+    _answer(result, table(result), to_json, as_json)
 
 
 @app.command("step")
@@ -266,7 +264,6 @@ def step_command(
     from lamm.bench.step import DEFAULT_PLANNERS, bench_step, table
     from lamm.config import read_run_config
     from lamm.demo.config import read_demo_config
-    from lamm.files import write_json
 
     common.start_logging(quiet=as_json)
     if config is None:
@@ -279,15 +276,7 @@ def step_command(
         ranks=ranks,
         steps=steps,
         rounds=rounds,
-        planners=[name for text in planner for name in text.split(",")]
-        if planner
-        else DEFAULT_PLANNERS,
+        planners=_names(planner) or DEFAULT_PLANNERS,
         progress=lambda text: logger.info("%s ...", text),
     )
-    if to is not None:
-        write_json(to, common.finite(result))
-    if as_json:
-        common.emit_json(result)
-        return
-    for line in table(result):
-        common.say(line)
+    _answer(result, table(result), to, as_json)
