@@ -122,6 +122,29 @@ def test_a_larger_budget_is_a_larger_batch(config, joint):
         settle_balance(budget(config, memory="1MB"), model, joint, ALONE)
 
 
+class TwoHosts(World):
+    """Rank 0 of two, whose other rank has found room for three structures."""
+
+    def gather(self, mine):
+        return [mine, 3 if isinstance(mine, int) else mine]
+
+
+def test_all_ranks_have_the_batch_size_of_the_one_with_least_memory(config, joint):
+    model = build(config.model, joint.names, seed=0)
+    config.to.mkdir(parents=True)
+    save_costs(measured(config, model, joint, CPU), config.to)
+    found = settle_balance(budget(config, memory="auto"), model, joint, TwoHosts(0, 2, CPU))
+    assert found.structures_per_rank == 3
+
+
+def test_a_budget_needs_costs(config, joint, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(budget(config, max_cost=9).model_dump(mode="json")))
+    result = CliRunner().invoke(app, ["plan", str(path), "--no-measure"])
+    assert isinstance(result.exception, ConfigError)
+    assert "Leave out --no-measure" in str(result.exception)
+
+
 def test_a_run_plans_with_the_costs_in_its_folder(config, caplog):
     config = budget(config, max_cost=30)
     run = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})

@@ -115,6 +115,7 @@ def test_one_process_of_a_launcher_needs_nobody_to_meet():
         (TORCHRUN | {"RANK": "two"}, "RANK is 'two', expected a number"),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "not MASTER_ADDR and MASTER_PORT"),
         (OPEN_MPI, "Export MASTER_ADDR"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_RANK isn't set"),
         (SRUN | {"MASTER_PORT": "70000"}, "MASTER_PORT is '70000'"),
         (SRUN | {"SLURM_JOB_NODELIST": "[1-2]"}, "SLURM's list of nodes is '\\[1-2\\]'"),
     ],
@@ -132,6 +133,7 @@ def test_an_environment_that_contradicts_itself_is_one_error(environment, messag
         ("gpu[003-006,9],login", "gpu003"),
         ("a[7,9]-ib", "a7-ib"),
         ("r1n[01-02],r2n[01-02]", "r1n01"),
+        ("rack[1-2]n[01-04],login", "rack1n01"),
     ],
 )
 def test_the_first_host_of_a_node_list(text, first):

@@ -78,9 +78,8 @@ def find_place(environment: Mapping[str, str]) -> Place:
     for launcher in _LAUNCHERS:
         if launcher.name == "srun" and not _is_srun(environment):
             continue
-        if launcher.rank in environment or (
-            launcher.name == "torchrun" and launcher.size in environment
-        ):
+        size_alone = launcher.name != "srun" and launcher.size in environment
+        if launcher.rank in environment or size_alone:
             return _place(launcher, environment)
     return Place("alone")
 
@@ -165,12 +164,12 @@ def _first_host(launcher: _Launcher, environment: Mapping[str, str], size: int) 
 
 def first_of_node_list(text: str) -> str:
     """The first host of SLURM's short form, as ``gpu003`` of ``gpu[003-006,9],login``."""
-    match = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\]([^,]*))?", text)
+    match = re.match(r"[^,\[]+(?:\[\w[^\]]*\][^,\[]*)*", text)
     if match is None:
         raise ConfigError(
             f"SLURM's list of nodes is '{text}', expected names as gpu[01-04]. Export MASTER_ADDR."
         )
-    return "".join(part or "" for part in match.groups())
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", match[0])
 
 
 def _port(environment: Mapping[str, str]) -> int:

@@ -19,6 +19,7 @@ from lamm.balance.settings import AUTO, BalanceConfig, parse_bytes
 from lamm.balance.uses import EpochUses
 from lamm.config import RunConfig, TrainingConfig
 from lamm.data.joint import JointDataset
+from lamm.errors import BadAnswerError, ConfigError
 from lamm.files import replaced_file
 from lamm.graph.batch import GraphBatch
 from lamm.loss import LabelCounts
@@ -58,13 +59,16 @@ def settle_balance(
     balance = config.balance
     costs = read_costs(config.to, model)
     if costs is None and balance.has_budget:
-        if world.is_main:
-            save_costs(measured(config, model, joint, world.device), config.to)
-        world.wait()
+        said = _measure_and_keep(config, model, joint, world) if world.is_main else None
+        if (fault := world.gather(said)[0]) is not None:
+            raise BadAnswerError(fault)
         costs = read_costs(config.to, model)
     if costs is None:
         return balance
     settled = with_costs(config, model, joint, costs, world)
+    if balance.has_budget:  # free memory differs among hosts
+        least = min(world.gather(settled.structures_per_rank))
+        settled = settled.model_copy(update={"batch_size": least})
     if world.is_main:
         logger.info(
             "costs of steps from %s: edges cause %.0f%% of a full atom's; %d structures per rank",
@@ -73,6 +77,17 @@ def settle_balance(
             settled.structures_per_rank,
         )
     return settled
+
+
+def _measure_and_keep(
+    config: TrainingConfig, model: Potential, joint: JointDataset, world: World
+) -> str | None:
+    """Measure on this rank for all; what went wrong, for the others, who are waiting."""
+    try:
+        save_costs(measured(config, model, joint, world.device), config.to)
+    except BadAnswerError as error:
+        return str(error)
+    return None
 
 
 def measured(
@@ -186,7 +201,12 @@ def look_ahead(
     joint = JointDataset(config.data, config.seed)
     model = build(config.model, joint.names, seed=config.seed)
     costs = read_costs(config.to, model)
-    if costs is None and (measures or config.balance.has_budget):
+    if costs is None and config.balance.has_budget and not measures:
+        raise ConfigError(
+            f"{config.to}: no measured costs yet, and a budget of memory or cost needs them. "
+            "Leave out --no-measure, or give `balance.batch_size`."
+        )
+    if costs is None and measures:
         costs = measured(config, model, joint, device)
         save_costs(costs, config.to)
     balance = config.balance if costs is None else with_costs(config, model, joint, costs, world)
