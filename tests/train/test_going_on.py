@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lamm.balance.plan import join_windows
 from lamm.data.joint import JointDataset
 from lamm.errors import ConfigError
 from lamm.models.potential import build
@@ -40,7 +41,7 @@ def test_any_number_of_ranks_takes_the_same_mini_batches(tmp_path: Path, planner
         worlds = [World(rank, size, torch.device("cpu")) for rank in range(size)]
         given = None if size == 2 else epochs[0][0]  # G of the run that began on two ranks
         plans = [Schedule(joint, config.balance, graph, w, 0, given) for w in worlds]
-        plan = plans[0].plan(1)
+        plan = join_windows(list(plans[0].windows(1)), plans[0].index)
         steps = [
             np.sort(np.concatenate([plan.ids[plan.part(step, rank)] for rank in range(size)]))
             for step in range(plan.num_steps)
