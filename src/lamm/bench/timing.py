@@ -73,6 +73,7 @@ def provenance(seed: int, packages: Sequence[str] = ()) -> dict[str, Any]:
             continue
     for name in ("ranks", "cpu_settings"):
         del found[name]
+    found["command"] = " ".join(Path(word).name or word for word in found["command"].split())
     found["processor"] = _processor()
     found["date"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return found

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import NonNegativeFloat
 from scipy.optimize import nnls
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,8 +52,9 @@ class LinearCost(Frozen):
     error: NonNegativeFloat
     """Median relative error over the measured batches."""
 
-    def of(self, atoms: float, edges: float) -> float:
-        """The cost of a batch."""
+    def of(self, atoms: ArrayLike, edges: ArrayLike) -> NDArray[np.float64]:
+        """The cost of a batch, or of each of several."""
+        atoms, edges = np.asarray(atoms, dtype=np.float64), np.asarray(edges, dtype=np.float64)
         return self.base + self.per_atom * atoms + self.per_edge * edges
 
 

@@ -43,13 +43,6 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; every rank gets the same answer."""
-        if self.size == 1:
-            return flag
-        raised = torch.tensor(float(flag), device=self.device)
-        return bool(self.sum(raised).item())
-
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers; every rank gets the same answer, and waits for it."""
         if self.size == 1:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from lamm.balance.cost import COST_UNIT, largest_batch_size
 from lamm.balance.metrics import plan_metrics
-from lamm.balance.plan import PlanIndex, epoch_windows, join_windows, planner_advice
+from lamm.balance.plan import Plan, PlanIndex, epoch_windows, join_windows, planner_advice
 from lamm.balance.settings import AUTO, BalanceConfig, parse_bytes
-from lamm.balance.uses import EpochUses
 from lamm.config import RunConfig, TrainingConfig
 from lamm.data.joint import JointDataset
+from lamm.data.sampling import temperature_sizes
 from lamm.errors import BadAnswerError, ConfigError
 from lamm.files import replaced_file
 from lamm.graph.batch import GraphBatch
@@ -148,9 +148,14 @@ def structure_bytes(
     return found
 
 
+def uses_of(index: PlanIndex, joint: JointDataset) -> NDArray[np.int64]:
+    """How many structures of each subset an epoch uses."""
+    return temperature_sizes(np.diff(index.subset_offsets), joint.config.sampling.temperature)
+
+
 def mean_of_uses(index: PlanIndex, joint: JointDataset, values: NDArray[Any]) -> float:
     """Mean over the structures that an epoch uses, as often as it does."""
-    uses = EpochUses(index, joint.config.sampling, seed=0, epoch=0).sizes
+    uses = uses_of(index, joint)
     sums = np.add.reduceat(values.astype(np.float64), index.subset_offsets[:-1])
     sizes = np.diff(index.subset_offsets)
     return float((sums / sizes * uses).sum() / uses.sum())
@@ -227,7 +232,7 @@ def look_ahead(
         with replaced_file(to) as temporary:
             part.save(temporary)
     steps = config.train.num_steps(epoch.num_steps)
-    uses = EpochUses(index, joint.config.sampling, seed=config.seed, epoch=0).sizes
+    uses = uses_of(index, joint)
     result: dict[str, Any] = {
         "subsets": {
             name: {"structures": int(count), "uses": int(used)}
@@ -248,13 +253,12 @@ def look_ahead(
         "costs": None if costs is None else costs.model_dump(mode="json"),
     }
     if costs is not None:
-        result |= _expected(part, index, joint, costs, limit, epoch.num_steps, steps)
+        result |= _expected(part, joint, costs, limit, epoch.num_steps, steps)
     return result
 
 
 def _expected(
-    part: Any,
-    index: PlanIndex,
+    part: Plan,
     joint: JointDataset,
     costs: StepCosts,
     limit: int,
@@ -262,20 +266,11 @@ def _expected(
     steps: int,
 ) -> dict[str, Any]:
     """Time and memory of the planned steps."""
-    entries = index.find(part.ids)
-    atoms = joint.num_atoms[part.ids].astype(np.float64)
+    atoms = joint.num_atoms[part.ids].astype(np.int64)
     edges = np.minimum(joint.num_edges[part.ids], limit * atoms)
-    shape = (part.num_steps, part.num_ranks)
-    cell = np.repeat(np.arange(shape[0] * shape[1]), np.diff(part.step_rank_offsets))
-
-    def per_rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(cell, values, minlength=shape[0] * shape[1]).reshape(shape)
-
-    seconds = costs.seconds.base + per_rank(
-        costs.seconds.per_atom * atoms + costs.seconds.per_edge * edges
-    )
-    bytes_of = structure_bytes(index, joint, costs, limit)[entries]
-    memory = costs.resident + costs.bytes.base + per_rank(bytes_of)
+    of_ranks = part.rank_load(atoms), part.rank_load(edges)  # (steps, ranks) each
+    seconds = costs.seconds.of(*of_ranks)
+    memory = costs.resident + costs.bytes.of(*of_ranks)
     step = float(seconds.max(axis=1).mean())
     return {
         "seconds_per_step": step,
