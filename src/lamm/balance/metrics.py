@@ -59,7 +59,7 @@ def plan_metrics(plan: Plan, index: PlanIndex, seconds: float | None = None) -> 
     load = plan.rank_load(index.cost[entries])
     count = np.diff(plan.step_rank_offsets).reshape(load.shape)
     mini_batch = count.sum(axis=1)
-    num_subsets = int(index.subset[-1]) + 1
+    num_subsets = index.num_subsets
     step = np.repeat(np.arange(plan.num_steps), mini_batch)
     composition = np.bincount(
         step * num_subsets + index.subset[entries], minlength=plan.num_steps * num_subsets

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
 from lamm.balance.balanced import balanced
+from lamm.balance.columns import Column
 from lamm.balance.planners import Planner, greedy, paper, paper_shuffled, random_order
 from lamm.balance.uses import BatchShape, EpochUses, PlanIndex, Window
 from lamm.balance.windows import EpochWindows
@@ -217,7 +218,9 @@ def join_windows(parts: Sequence[Window], index: PlanIndex) -> Plan:
     offsets = np.concatenate([[0], np.cumsum(counts.ravel(), dtype=np.int64)])
     step_offsets = offsets[:: counts.shape[1]]
 
-    def labels_per_step(mask: Bool[np.ndarray, " structures"]) -> Int64[np.ndarray, " steps"]:
+    def labels_per_step(
+        mask: Bool[np.ndarray, " structures"] | Column,
+    ) -> Int64[np.ndarray, " steps"]:
         return np.diff(np.concatenate([[0], np.cumsum(mask[entries])])[step_offsets])
 
     return Plan(

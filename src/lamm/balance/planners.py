@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int32, Integer
 
 from lamm.balance.assign import evenly, least_loaded
+from lamm.balance.columns import Column
 from lamm.balance.order import stable_order
 from lamm.balance.uses import BatchShape, EpochUses, Window
 from lamm.balance.windows import EpochWindows
@@ -128,7 +129,7 @@ def paper_shuffled(uses: EpochUses, shape: BatchShape) -> EpochWindows:
 def _segments(
     uses: EpochUses,
     shape: BatchShape,
-    size: Integer[np.ndarray, " structures"],
+    size: Integer[np.ndarray, " structures"] | Column,
     *,
     shuffle: bool = False,
 ) -> EpochWindows:

@@ -43,6 +43,9 @@ TABLE_2 = (
     SubsetCounts("ODAC23 (IS2RE)", 132_000, 162, 30, 300, 0.37, True, True, False),
 )
 
+TOTAL = sum(row.structures for row in TABLE_2)
+"""Structures of Table 2, each counted once."""
+
 
 class Counts(NamedTuple):
     """What a plan needs to know of structures, subset after subset: the arrays of a counts file."""
@@ -61,13 +64,7 @@ def population(structures: int, seed: int = 0) -> Counts:
         structures: how many in all; each subset has at least one.
         seed: of the numbers of atoms.
     """
-    if structures < len(TABLE_2):
-        raise ConfigError(
-            f"a population of {structures} structures; expected at least {len(TABLE_2)}, one for "
-            "each subset of Table 2."
-        )
-    total = sum(row.structures for row in TABLE_2)
-    sizes = [max(1, round(structures * row.structures / total)) for row in TABLE_2]
+    sizes = subset_sizes(structures)
 
     def column(values: list[bool], kind: type) -> Bool[np.ndarray, " structures"]:
         return np.repeat(np.array(values, dtype=kind), sizes)
@@ -75,7 +72,7 @@ def population(structures: int, seed: int = 0) -> Counts:
     return Counts(
         np.concatenate(
             [
-                atom_counts(row, size, key_of("atoms", seed, row.name))
+                atom_counts(row, size, atoms_key(row, seed))
                 for row, size in zip(TABLE_2, sizes, strict=True)
             ]
         ),
@@ -86,10 +83,31 @@ def population(structures: int, seed: int = 0) -> Counts:
     )
 
 
-def atom_counts(row: SubsetCounts, size: int, key: int) -> Integer[np.ndarray, " size"]:
-    """Numbers of atoms of a subset's structures."""
+def atoms_key(row: SubsetCounts, seed: int) -> int:
+    """The key of a subset's numbers of atoms."""
+    return key_of("atoms", seed, row.name)
+
+
+def subset_sizes(structures: int) -> list[int]:
+    """Structures of each subset of Table 2 scaled down to about so many in all.
+
+    Raises:
+        ConfigError: too few for one in each subset.
+    """
+    if structures < len(TABLE_2):
+        raise ConfigError(
+            f"a population of {structures} structures; expected at least {len(TABLE_2)}, one for "
+            "each subset of Table 2."
+        )
+    return [max(1, round(structures * row.structures / TOTAL)) for row in TABLE_2]
+
+
+def atom_counts(
+    row: SubsetCounts, size: int, key: int, first: int = 0
+) -> Integer[np.ndarray, " size"]:
+    """Numbers of atoms of `size` structures of a subset, from number `first` on."""
     cumulative = cumulative_shares(row)
-    uniform = hash64(np.arange(size), key) / 2.0**64
+    uniform = hash64(np.arange(first, first + size), key) / 2.0**64
     bins = np.searchsorted(cumulative, uniform, side="right").astype(np.uint16)
     counts: Integer[np.ndarray, " size"] = np.minimum(bins + row.least_atoms, row.most_atoms)
     return counts

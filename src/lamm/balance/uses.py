@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, Integer
 
+from lamm.balance.columns import Column, Joined, as_array
 from lamm.data.sampling import SamplingConfig, SubsetStream, temperature_sizes
 from lamm.errors import ConfigError, DataError
 from lamm.keyed import key_of, permutation
@@ -17,7 +18,9 @@ from lamm.keyed import key_of, permutation
 
 @dataclass(frozen=True, eq=False)
 class PlanIndex:
-    """What a planner knows of each training structure: arrays of one length, subset after subset.
+    """What a planner knows of each training structure: columns of one length, subset after subset.
+
+    A column is an array, or where there are very many structures, a `lamm.balance.columns.Column`.
 
     Raises:
         DataError: no structure, lengths that differ, subsets out of order, a cost below 1.
@@ -25,46 +28,39 @@ class PlanIndex:
 
     # The lengths are compared below, with a message, and so the shapes here have no letter.
 
-    ids: Integer[np.ndarray, " _"]
+    ids: Integer[np.ndarray, " _"] | Column
     """Joint id of each training structure, no two alike."""
-    subset: Integer[np.ndarray, " _"]
-    """Subset of each structure, ascending from 0."""
-    cost: Integer[np.ndarray, " _"]
+    subset: Integer[np.ndarray, " _"] | Joined
+    """Subset of each structure, ascending from 0; pieces of a column are the subsets in order."""
+    cost: Integer[np.ndarray, " _"] | Column
     """What a step spends on each structure, at least 1; see `lamm.balance.cost`."""
-    has_energy: Bool[np.ndarray, " _"]
-    has_forces: Bool[np.ndarray, " _"]
-    num_atoms: Integer[np.ndarray, " _"] | None = None
+    has_energy: Bool[np.ndarray, " _"] | Column
+    has_forces: Bool[np.ndarray, " _"] | Column
+    num_atoms: Integer[np.ndarray, " _"] | Column | None = None
     """Atoms of each structure, by which `paper` sorts; where left out it sorts by cost."""
 
     def __post_init__(self) -> None:
         lengths = {
-            name: len(array) for name, array in vars(self).items() if isinstance(array, np.ndarray)
+            name: len(column)
+            for name, column in vars(self).items()
+            if isinstance(column, np.ndarray | Column)
         }
         if len(set(lengths.values())) > 1:
             raise DataError(
-                f"plan index: arrays of unequal length: {lengths}; expected one entry per "
+                f"plan index: columns of unequal length: {lengths}; expected one entry per "
                 "training structure in each."
             )
         if len(self.ids) == 0:
             raise DataError(
                 "plan index: no training structure. Check the subsets' splits and filters."
             )
-        self._check_order()
-        if self.cost.min() < 1:
+        if isinstance(self.subset, np.ndarray):
+            _check_order(self.subset)
+        if isinstance(self.cost, np.ndarray) and self.cost.min() < 1:
             first = int(np.argmax(self.cost < 1))
             raise DataError(
-                f"plan index: structure {int(self.ids[first])} (entry {first}) has cost "
-                f"{int(self.cost[first])}; expected at least 1."
-            )
-
-    def _check_order(self) -> None:
-        falls = np.flatnonzero(self.subset[1:] < self.subset[:-1])
-        if self.subset[0] < 0 or len(falls):
-            entry = int(falls[0]) + 1 if len(falls) else 0
-            raise DataError(
-                f"plan index: subset {int(self.subset[entry])} at entry {entry} comes after "
-                f"subset {int(self.subset[entry - 1]) if entry else 0}; expected subsets in "
-                "ascending order from 0. Sort the structures by subset."
+                f"plan index: structure {int(self.ids[np.array([first])][0])} (entry {first}) has "
+                f"cost {int(self.cost[first])}; expected at least 1."
             )
 
     def __len__(self) -> int:
@@ -73,8 +69,15 @@ class PlanIndex:
     @cached_property
     def subset_offsets(self) -> Int64[np.ndarray, " offsets"]:
         """Where each subset starts, and the number of structures at the end."""
+        if isinstance(self.subset, Joined):
+            return self.subset.offsets
         num_subsets = int(self.subset[-1]) + 1
         return np.searchsorted(self.subset, np.arange(num_subsets + 1)).astype(np.int64)
+
+    @property
+    def num_subsets(self) -> int:
+        """D, subsets up to the last that has a structure."""
+        return len(self.subset_offsets) - 1
 
     def find(self, ids: Integer[np.ndarray, " uses"]) -> Int[np.ndarray, " uses"]:
         """The entry of each joint id.
@@ -82,16 +85,28 @@ class PlanIndex:
         Raises:
             DataError: an id that no entry has.
         """
-        order = np.argsort(self.ids, kind="stable")
-        places = np.searchsorted(self.ids, ids, sorter=order)
+        own_ids = as_array(self.ids)
+        order = np.argsort(own_ids, kind="stable")
+        places = np.searchsorted(own_ids, ids, sorter=order)
         entries = order[np.minimum(places, len(order) - 1)]
-        missing = np.flatnonzero(self.ids[entries] != ids)
+        missing = np.flatnonzero(own_ids[entries] != ids)
         if len(missing):
             raise DataError(
                 f"plan index: no structure has the joint id {int(ids[missing[0]])}. "
                 "Was the plan made from another index?"
             )
         return entries
+
+
+def _check_order(subset: Integer[np.ndarray, " _"]) -> None:
+    falls = np.flatnonzero(subset[1:] < subset[:-1])
+    if subset[0] < 0 or len(falls):
+        entry = int(falls[0]) + 1 if len(falls) else 0
+        raise DataError(
+            f"plan index: subset {int(subset[entry])} at entry {entry} comes after "
+            f"subset {int(subset[entry - 1]) if entry else 0}; expected subsets in "
+            "ascending order from 0. Sort the structures by subset."
+        )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
-from lamm.balance.cost import structure_cost
+from lamm.balance.columns import (
+    Coarse,
+    Column,
+    Joined,
+    coarse_codes,
+    coarse_shift,
+    compact_mask,
+    constant,
+    moved,
+    picked,
+    places_where,
+)
+from lamm.balance.cost import COST_UNIT, structure_cost
 from lamm.balance.plan import PlanIndex
 from lamm.data.denoising import DenoisingConfig, denoising_structure
 from lamm.data.references import Normalisation, fit_normalisation
@@ -29,6 +41,8 @@ from lamm.errors import ConfigError, nearest_names
 from lamm.schema import Frozen
 from lamm.structure import Structure
 
+_AT_ONCE = 2**20
+"""Structures whose costs are computed at once."""
 FIXED_NOISE = 2**31 - 1
 """The "epoch" from which validation noise is drawn, so that it never changes."""
 MINI = "mini:"
@@ -100,11 +114,11 @@ class Subset:
             self.denoising = DenoisingConfig()
         index = self.store.index
         wanted = config.labels
-        self.has_energy = index.has_energy & (wanted is None or "energy" in wanted)
-        self.has_forces = index.has_forces & (wanted is None or "forces" in wanted)
+        self.has_energy = compact_mask(index.has_energy & (wanted is None or "energy" in wanted))
+        self.has_forces = compact_mask(index.has_forces & (wanted is None or "forces" in wanted))
         if self.denoising is not None:
-            self.has_energy = np.zeros(len(self.store), dtype=bool)
-            self.has_forces = np.ones(len(self.store), dtype=bool)
+            self.has_energy = constant(False, len(self.store))
+            self.has_forces = constant(True, len(self.store))
         elif not (self.has_energy | self.has_forces).any():
             raise ConfigError(
                 f"subset '{name}': no structure of {self.store.path} has a label that is used.\n"
@@ -136,6 +150,18 @@ class Subset:
             return rows
         order = np.argsort(self.store.index.id_hash[rows], kind="stable")
         return np.sort(rows[order[:limit]])
+
+    @property
+    def most_training_atoms(self) -> int:
+        """Atoms of the largest training structure."""
+        is_training = self.split == SPLIT_CODES["train"]
+        return int(np.max(self.store.index.num_atoms, where=is_training, initial=1))
+
+    def training_rows(self) -> NDArray[np.integer[Any]] | Column:
+        """`rows` of the training split, as a column where that takes less memory."""
+        if self.limits["train"] is not None:
+            return self.rows("train")
+        return places_where(self.split == SPLIT_CODES["train"])
 
     def structure(self, row: int, noise_draw: int, seed: int) -> Structure:
         """One structure with the labels that this subset trains on.
@@ -224,26 +250,49 @@ class JointDataset:
         ]
         return np.concatenate(parts).astype(np.int64)
 
+    @property
+    def most_edges(self) -> int:
+        """Edges of the structure that has the most, at least 1."""
+        return max(int(subset.store.index.num_edges.max(initial=1)) for subset in self.subsets)
+
     def plan_index(self, max_neighbors: int, edge_share: float) -> PlanIndex:
         """What the planner is given: cost and labels of each training structure.
+
+        Two bytes a structure, where the structures of a subset are alike in their labels and few
+        are left out of training. Costs above 16 bits are rounded to multiples of a power of two.
 
         Args:
             max_neighbors: the model's limit of neighbours per atom.
             edge_share: the share of an atom's cost that its edges cause.
         """
-        ids = self.ids("train")
+        rows = [subset.training_rows() for subset in self.subsets]
+        parts = list(zip(self.subsets, rows, strict=True))
+        # An atom has at most `max_neighbors` edges, and costs at most one unit with them.
+        shift = coarse_shift(COST_UNIT * max(subset.most_training_atoms for subset in self.subsets))
+        codes = np.empty(sum(len(some) for some in rows), dtype=np.uint16)
+        filled = 0
+        for subset, some in parts:
+            counts = subset.store.index
+            for first in range(0, len(some), _AT_ONCE):
+                here = some[np.arange(first, min(first + _AT_ONCE, len(some)))]
+                cost = structure_cost(
+                    counts.num_atoms[here],
+                    counts.num_edges[here],
+                    max_neighbors=max_neighbors,
+                    edge_share=edge_share,
+                )
+                codes[filled : filled + len(here)] = coarse_codes(cost, shift)
+                filled += len(here)
+        starts = self.offsets[:-1].tolist()
         return PlanIndex(
-            ids=ids if len(self) > 2**32 else ids.astype(np.uint32),
-            subset=self.subset_of(ids).astype(np.uint16),
-            cost=structure_cost(
-                self.num_atoms[ids],
-                self.num_edges[ids],
-                max_neighbors=max_neighbors,
-                edge_share=edge_share,
-            ).astype(np.uint32),
-            has_energy=self.has_energy[ids],
-            has_forces=self.has_forces[ids],
-            num_atoms=self.num_atoms[ids],
+            ids=Joined([moved(some, start) for some, start in zip(rows, starts, strict=True)]),
+            subset=Joined([constant(np.uint16(d), len(some)) for d, some in enumerate(rows)]),
+            cost=Coarse(codes, shift) if shift else codes,
+            has_energy=Joined([picked(subset.has_energy, some) for subset, some in parts]),
+            has_forces=Joined([picked(subset.has_forces, some) for subset, some in parts]),
+            num_atoms=Joined(
+                [picked(subset.store.index.num_atoms, some) for subset, some in parts]
+            ),
         )
 
     def structure(self, joint_id: int, noise_draw: int = FIXED_NOISE) -> Structure:

@@ -30,7 +30,7 @@ STEPS_PER_LOADER = 1000
 
 def most_neighbors(joint: JointDataset, graph_config: GraphConfig) -> int:
     """The most neighbours that an atom is counted with: the model's limit, if it has one."""
-    return graph_config.max_neighbors or int(joint.num_edges.max(initial=1))
+    return graph_config.max_neighbors or joint.most_edges
 
 
 class PlannedStep(NamedTuple):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lamm.balance.columns import as_array
 from lamm.balance.cost import COST_UNIT, largest_batch_size
 from lamm.balance.metrics import plan_metrics
 from lamm.balance.plan import Plan, PlanIndex, epoch_windows, join_windows, planner_advice
@@ -117,7 +118,7 @@ def with_costs(
         return balance
     index = joint.plan_index(limit, balance.edge_share)
     if balance.max_cost is not None:
-        mean = mean_of_uses(index, joint, index.cost) / COST_UNIT
+        mean = mean_of_uses(index, joint, as_array(index.cost)) / COST_UNIT
         size = largest_batch_size(balance.max_cost, mean)
     else:
         memory = memory_of(balance, model, world)
@@ -142,8 +143,9 @@ def structure_bytes(
     index: PlanIndex, joint: JointDataset, costs: StepCosts, limit: int
 ) -> NDArray[np.float64]:
     """What each structure of the index adds to the memory of a step."""
-    atoms = joint.num_atoms[index.ids].astype(np.float64)
-    edges = np.minimum(joint.num_edges[index.ids], limit * atoms)
+    ids = as_array(index.ids)
+    atoms = joint.num_atoms[ids].astype(np.float64)
+    edges = np.minimum(joint.num_edges[ids], limit * atoms)
     found: NDArray[np.float64] = costs.bytes.per_atom * atoms + costs.bytes.per_edge * edges
     return found
 
@@ -171,14 +173,14 @@ def _warn_of_large(
     large = np.flatnonzero(bytes_of > room)
     if not len(large) or not world.is_main:
         return
-    worst = int(large[np.argmax(bytes_of[large])])
-    joint_id = int(index.ids[worst])
+    worst = large[[np.argmax(bytes_of[large])]]
+    joint_id = int(index.ids[worst][0])
     logger.warning(
         "%d structures may not fit into the memory alone, the largest '%s' of subset '%s' with %d "
         "atoms. See `balance.oversized`, or leave them out with `max_atoms`.",
         len(large),
         joint.structure(joint_id).id,
-        joint.names[int(index.subset[worst])],
+        joint.names[int(index.subset[worst][0])],
         int(joint.num_atoms[joint_id]),
     )
 
