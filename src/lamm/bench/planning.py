@@ -111,7 +111,8 @@ def _shared_out_bytes() -> int:
     children = Path(f"/proc/{own}/task/{own}/children")
     if not children.exists():
         return 0
-    return sum(_set_size(int(process)) for process in (own, *children.read_text().split()))
+    processes = [own, *map(int, children.read_text().split())]
+    return sum(_set_size(process) for process in processes)
 
 
 def _set_size(process: int) -> int:
@@ -221,3 +222,19 @@ def bench_planning(
         "imbalance": seen.imbalance,
         **provenance(seed),
     }
+
+
+def lines_of(result: dict[str, Any]) -> list[str]:
+    """The result of `bench_planning` for a person."""
+    settings, most = result["settings"], result["most_bytes"]
+    memory = "" if most is None else f", {most / 2**30:.2f} GiB in all processes together"
+    return [
+        f"{settings['structures']:,} structures, {result['uses']:,} uses an epoch, "
+        f"{result['steps']:,} steps of {settings['ranks']} x {settings['batch_size']}; planner "
+        f"{settings['planner']}, {settings['processes']} processes",
+        f"index made in {result['index_seconds']:.1f} s; the first step is planned after "
+        f"{result['first_step_seconds']:.3f} s",
+        f"the epoch is planned in {result['seconds']:.1f} s ({result['ms_per_step']:.3f} ms a "
+        f"step, {result['us_per_use']:.3f} us a use){memory}",
+        f"imbalance {result['imbalance']:.4f}",
+    ]

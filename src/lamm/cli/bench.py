@@ -241,6 +241,38 @@ def balance_command(
     _answer(result, table(result), to_json, as_json)
 
 
+@app.command("planning")
+def planning_command(
+    structures: Annotated[
+        int, typer.Option(min=10, help="Structures of Table 2's population; all without it.")
+    ] = 281_538_000,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks, W.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Structures per rank, B.")] = 8,
+    planner: Annotated[str, typer.Option(help="Which planner.")] = "balanced",
+    processes: Annotated[int, typer.Option(min=1, help="How many plan at once.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the population and of the plan.")] = 0,
+    to: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Plan a whole epoch of the paper's joint data set: first step, time, memory (Sec. 3.4).
+
+    The structures are made up from the averages of Table 2; an epoch uses 432 million.
+    """
+    from lamm.bench.planning import bench_planning, lines_of
+
+    common.start_logging(quiet=as_json)
+    result = bench_planning(
+        structures,
+        ranks=ranks,
+        batch_size=batch_size,
+        planner=planner,
+        processes=processes,
+        seed=seed,
+        progress=lambda text: logger.info("%s ...", text),
+    )
+    _answer(result, lines_of(result), to, as_json)
+
+
 @app.command("step")
 def step_command(
     config: Annotated[
