@@ -51,7 +51,7 @@ def contrived(
             int(joint.has_energy[everyone].sum()), int(joint.has_forces[everyone].sum())
         )
         part = (shares[world.rank], np.zeros(len(shares[world.rank]), dtype=np.int32))
-        yield name, PlannedBatches(joint, [part], model.graph_config)[0], counts
+        yield name, PlannedBatches(joint, model.graph_config)[part], counts
 
 
 def count_early_pieces(shared: gradients.SharedGradients) -> list[int]:

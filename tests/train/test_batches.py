@@ -1,5 +1,7 @@
 """The schedule: plans stream by windows, and only those that the run comes to are made."""
 
+import threading
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +78,21 @@ def test_a_run_plans_the_window_that_it_starts_in_and_none_before(
 def test_no_steps_are_left_of_a_run_that_is_done(planned: list[int], schedule: Schedule):
     assert list(schedule.steps(5, 5, workers=0)) == []
     assert planned == []
+
+
+def test_the_same_worker_processes_prepare_windows_and_epochs(
+    monkeypatch: pytest.MonkeyPatch, schedule: Schedule
+):
+    started: list[int] = []
+    start = BaseProcess.start
+
+    def noted(process: BaseProcess) -> None:
+        started.append(threading.active_count())
+        start(process)
+
+    monkeypatch.setattr(BaseProcess, "start", noted)
+    threads = threading.active_count()
+    count = 2 * schedule.steps_per_epoch
+    alone = [one.batch.ids.tolist() for one in schedule.steps(0, count, workers=0)]
+    assert [one.batch.ids.tolist() for one in schedule.steps(0, count, workers=2)] == alone
+    assert started == [threads, threads], "workers are forked once, while no thread plans"

@@ -215,28 +215,28 @@ class JointDataset:
         """(D,) whether the subset carries the denoising task."""
         return np.array([subset.denoising is not None for subset in self.subsets])
 
-    def _column(self, name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(subset.store.index, name) for subset in self.subsets])
+    def _column(self, name: str) -> Joined:
+        return Joined([getattr(subset.store.index, name) for subset in self.subsets])
 
     @cached_property
-    def num_atoms(self) -> NDArray[np.int32]:
-        """Atoms of every structure, by joint id."""
+    def num_atoms(self) -> Joined:
+        """Atoms of every structure, by joint id; ask for an array of ids."""
         return self._column("num_atoms")
 
     @cached_property
-    def num_edges(self) -> NDArray[np.int32]:
+    def num_edges(self) -> Joined:
         """Edges of every structure at its card's cutoff, by joint id."""
         return self._column("num_edges")
 
     @cached_property
-    def has_energy(self) -> NDArray[np.bool_]:
+    def has_energy(self) -> Joined:
         """Which structures have an energy label that is used, by joint id."""
-        return np.concatenate([subset.has_energy for subset in self.subsets])
+        return Joined([subset.has_energy for subset in self.subsets])
 
     @cached_property
-    def has_forces(self) -> NDArray[np.bool_]:
+    def has_forces(self) -> Joined:
         """Which structures have a force label that is used, by joint id."""
-        return np.concatenate([subset.has_forces for subset in self.subsets])
+        return Joined([subset.has_forces for subset in self.subsets])
 
     def subset_of(self, joint_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The subset index d_i of each joint id."""

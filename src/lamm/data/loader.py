@@ -7,7 +7,8 @@ model; the batch that they hand over needs one copy to the device and nothing el
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,28 +20,26 @@ from lamm.data.joint import FIXED_NOISE, JointDataset
 from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
 
+Part: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
+"""Joint ids and noise draws of the structures of a batch."""
+
 
 class PlannedBatches(Dataset[GraphBatch]):
-    """Batch number `i` is made of part number `i` of the structures."""
+    """Batches of the structures that are asked for."""
 
     def __init__(
         self,
         joint: JointDataset,
-        parts: Sequence[tuple[NDArray[np.int64], NDArray[np.int32]]],
         graph_config: GraphConfig,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.joint = joint
-        self.parts = parts
         self.graph_config = graph_config
         self.dtype = dtype
 
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, index: int) -> GraphBatch:
+    def __getitem__(self, part: Part) -> GraphBatch:
         """Read the structures, draw their noise, build their graphs."""
-        ids, draws = self.parts[index]
+        ids, draws = part
         structures = [
             self.joint.structure(int(joint_id), int(draw))
             for joint_id, draw in zip(ids, draws, strict=True)
@@ -58,7 +57,7 @@ class PlannedBatches(Dataset[GraphBatch]):
         return batch
 
 
-def plan_parts(plan: Plan, rank: int) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+def plan_parts(plan: Plan, rank: int) -> list[Part]:
     """Joint ids and noise draws of one rank for each step of a plan."""
     parts = []
     for step in range(plan.num_steps):
@@ -69,7 +68,7 @@ def plan_parts(plan: Plan, rank: int) -> list[tuple[NDArray[np.int64], NDArray[n
 
 def split_parts(
     joint: JointDataset, ids: NDArray[np.int64], atoms_per_batch: int, rank: int, ranks: int
-) -> list[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+) -> list[Part]:
     """Cut structures into batches of like sizes for validation, every `ranks`-th one for this rank.
 
     Args:
@@ -82,12 +81,11 @@ def split_parts(
     order = ids[np.argsort(-joint.num_atoms[ids], kind="stable")]
     batches: list[list[int]] = []
     atoms = 0
-    for joint_id in order:
-        size = int(joint.num_atoms[joint_id])
+    for joint_id, size in zip(order.tolist(), joint.num_atoms[order].tolist(), strict=True):
         if not batches or atoms + size > atoms_per_batch:
             batches.append([])
             atoms = 0
-        batches[-1].append(int(joint_id))
+        batches[-1].append(joint_id)
         atoms += size
     return [
         (np.array(batch, dtype=np.int64), np.full(len(batch), FIXED_NOISE, dtype=np.int32))
@@ -102,20 +100,24 @@ def _leave_signals_to_the_rank(_worker: int) -> None:
 
 
 def load_batches(
-    batches: PlannedBatches, *, workers: int, device: torch.device
+    batches: PlannedBatches, parts: Iterable[Part], *, workers: int, device: torch.device
 ) -> Iterator[GraphBatch]:
     """The batches in order, on the device, prepared ahead by worker processes.
 
+    The same processes prepare all of them, however many plans they come from.
+
     Args:
-        batches: what to prepare.
-        workers: processes that prepare it; with 0 this process does.
+        batches: how to prepare them.
+        parts: the structures of each; asked for as the workers need them, by this process and, with
+            workers, not before these were started.
+        workers: processes that prepare batches; with 0 this process does.
         device: where the batches go; from pinned memory, without waiting, where that is a GPU.
     """
     on_gpu = device.type == "cuda"
     loader: DataLoader[GraphBatch] = DataLoader(
         batches,
         batch_size=None,
-        shuffle=False,
+        sampler=parts,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=on_gpu,

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lamm.balance.metrics import step_imbalance
 from lamm.balance.plan import PlanIndex, epoch_windows, join_windows, planner_advice
 from lamm.balance.settings import BalanceConfig
 from lamm.balance.windows import EpochWindows
 from lamm.data.joint import JointDataset
-from lamm.data.loader import PlannedBatches, load_batches, plan_parts
+from lamm.data.loader import Part, PlannedBatches, load_batches, plan_parts
 from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
 from lamm.loss import LabelCounts
 from lamm.train.distributed import World
 
 logger = logging.getLogger(__name__)
-
-STEPS_PER_LOADER = 1000
-"""Steps that the same worker processes prepare, at least, where the run is that long."""
 
 
 def most_neighbors(joint: JointDataset, graph_config: GraphConfig) -> int:
@@ -51,7 +46,7 @@ class PlannedStep(NamedTuple):
 class _KnownStep(NamedTuple):
     """What is known of a step before its batch is there."""
 
-    part: tuple[NDArray[np.int64], NDArray[np.int32]]
+    part: Part
     """Joint ids and noise draws of this rank."""
     counts: LabelCounts
     structures: int
@@ -122,43 +117,35 @@ class Schedule:
         ]
         return known[in_epoch - int(some.first_steps[number]) :]
 
-    def _known(self, first: int, last: int) -> list[_KnownStep]:
-        """Steps from `first` on: whole windows, `STEPS_PER_LOADER` or more, none beyond `last`."""
-        known: list[_KnownStep] = []
-        while len(known) < min(STEPS_PER_LOADER, last - first):
-            known += self._known_from(first + len(known))
-        return known[: last - first]
+    def _known_steps(self, first: int, last: int) -> Iterator[_KnownStep]:
+        """What the plan says of steps `first` to `last` - 1; a thread plans one window ahead."""
+        with ThreadPoolExecutor(1, thread_name_prefix="planner") as planner:
+            known = self._known_from(first)
+            while known:
+                after = first + len(known)
+                following = planner.submit(self._known_from, after) if after < last else None
+                yield from known[: last - first]
+                first, known = after, [] if following is None else following.result()
 
     def steps(self, first: int, last: int, workers: int) -> Iterator[PlannedStep]:
-        """Steps `first` to `last` - 1, through as many epochs as that takes.
-
-        Starting the worker processes costs as much as some steps, so windows and short epochs share
-        them. The first of them get the window of step `first` alone, so that it starts at once.
-        """
+        """Steps `first` to `last` - 1, through as many epochs as that takes."""
         if first >= last:
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="planner") as planner:
-            known = self._known_from(first)[: last - first]
-            step = first
-            while known:
-                after, following = step + len(known), None
-                for one in self._load(step, known, workers):
-                    if following is None:  # the workers were forked while no thread was at work
-                        following = planner.submit(self._known, after, last)
-                    yield one
-                assert following is not None
-                step, known = after, following.result()
+        ahead: deque[_KnownStep] = deque()  # given to the workers, their batch not yet taken
 
-    def _load(self, step: int, known: list[_KnownStep], workers: int) -> Iterator[PlannedStep]:
-        """The batches of some steps, of which the first has the number `step`."""
+        def parts() -> Iterator[Part]:
+            for known in self._known_steps(first, last):
+                ahead.append(known)
+                yield known.part
+
         batches = load_batches(
-            PlannedBatches(self.joint, [one.part for one in known], self.graph_config),
+            PlannedBatches(self.joint, self.graph_config),
+            parts(),
             workers=workers,
             device=self.world.device,
         )
         asked = time.perf_counter()
-        for one, batch in zip(known, batches, strict=True):
-            wait = time.perf_counter() - asked
+        for step, batch in enumerate(batches, start=first):
+            wait, one = time.perf_counter() - asked, ahead.popleft()
             yield PlannedStep(step, batch, one.counts, one.structures, one.imbalance, wait)
-            step += 1
             asked = time.perf_counter()

@@ -158,10 +158,10 @@ def measure(
     end = time.perf_counter() + seconds
     parts = [(part, np.zeros(len(part), dtype=np.int32)) for part in sample_parts(joint, seed)]
     dtype = next(model.parameters()).dtype
-    planned = PlannedBatches(joint, parts, model.graph_config, dtype)
+    prepared = PlannedBatches(joint, model.graph_config, dtype)
     batches: list[dict[str, float]] = []
-    for number in range(len(planned)):
-        batch = planned[number].to(device)
+    for part in parts:
+        batch = prepared[part].to(device)
         if len(batches) >= MIN_BATCHES and _time_of(batch, batches[-1]) > end - time.perf_counter():
             break
         try:

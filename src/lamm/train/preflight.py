@@ -181,7 +181,7 @@ def _warn_of_large(
         len(large),
         joint.structure(joint_id).id,
         joint.names[int(index.subset[worst][0])],
-        int(joint.num_atoms[joint_id]),
+        int(joint.num_atoms[index.ids[worst]][0]),
     )
 
 

@@ -46,11 +46,11 @@ def validate(
     sums = ErrorSums(len(joint.names), device=world.device, denoising=joint.is_denoising)
     terms = torch.zeros(3, dtype=torch.float64, device=world.device)
     parts = split_parts(joint, ids, atoms_per_batch, world.rank, world.size)
-    batches = PlannedBatches(joint, parts, model.graph_config)
+    batches = PlannedBatches(joint, model.graph_config)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for batch in load_batches(batches, workers=workers, device=world.device):
+        for batch in load_batches(batches, parts, workers=workers, device=world.device):
             prediction = model(batch, subset_index=batch.subset_index)
             energy, forces = prediction.energy.squeeze(-1), prediction.forces.squeeze(1)
             sums.update(energy, forces, batch)
