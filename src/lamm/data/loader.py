@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from lamm.balance.plan import Plan
 from lamm.data.joint import FIXED_NOISE, JointDataset
 from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
+from lamm.graph.packing import PackedBatch, pack
 
 Part: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
 """Joint ids and noise draws of the structures of a batch."""
@@ -114,14 +116,25 @@ def load_batches(
         device: where the batches go; from pinned memory, without waiting, where that is a GPU.
     """
     on_gpu = device.type == "cuda"
-    loader: DataLoader[GraphBatch] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         batches,
         batch_size=None,
+        collate_fn=pack,  # type: ignore[arg-type]  # of one batch, not of a list
         sampler=parts,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=on_gpu,
         worker_init_fn=_leave_signals_to_the_rank,
     )
-    for batch in loader:
-        yield batch.to(device, non_blocking=on_gpu)
+    ready = iter(loader)  # starts the workers, before there is any thread
+    for packed in one_ahead(ready) if workers else ready:
+        yield packed.to(device, non_blocking=on_gpu).unpack()
+
+
+def one_ahead(items: Iterator[PackedBatch]) -> Iterator[PackedBatch]:
+    """The same items, the next one always being taken while one is in use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as taker:
+        following = taker.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = taker.submit(next, items, None)
+            yield item
