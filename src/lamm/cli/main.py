@@ -19,6 +19,7 @@ from lamm.cli import (
     convert,
     data,
     demo,
+    embed,
     evaluate,
     figures,
     finetune,
@@ -47,6 +48,7 @@ app.command("plan")(plan.plan)
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
+app.command("embed")(embed.embed)
 app.command("predict")(predict.predict)
 app.command("relax")(relax.relax)
 app.command("md")(md.md)

@@ -1,0 +1,256 @@
+"""``lamm embed``: how a model sees atoms, as arrays, as the map of Fig. 8 and as a page."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from lamm.cli import common
+from lamm.cli.common import ForceFlag, JsonFlag
+from lamm.cli.structures import (
+    Checkpoint,
+    Device,
+    Precision,
+    check_device,
+    counting,
+    read_atoms,
+    say_table,
+)
+from lamm.errors import ConfigError, nearest_names
+
+if TYPE_CHECKING:
+    from lamm.data.joint import Subset
+    from lamm.evaluate.features import AtomSource
+    from lamm.models.potential import Potential
+
+
+class Projection(StrEnum):
+    """Which maps to draw."""
+
+    umap = "umap"
+    pca = "pca"
+    both = "both"
+
+
+def embed(
+    checkpoint: Checkpoint,
+    to: Annotated[Path, typer.Option("--to", help="Folder for the files.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATA]...",
+            help="Stores, files of structures, NAME=PATH for either, or one configuration; the "
+            "subsets of the checkpoint's own run where left out.",
+        ),
+    ] = None,
+    atoms: Annotated[int, typer.Option(min=1, help="Atoms drawn from each subset.")] = 1000,
+    projection: Annotated[Projection, typer.Option(help="Which maps to draw.")] = Projection.both,
+    neighbors: Annotated[int, typer.Option(min=2, help="Neighbours of an atom in UMAP.")] = 15,
+    min_distance: Annotated[
+        float, typer.Option(min=0, max=1, help="How close points may come in UMAP.")
+    ] = 0.1,
+    elements: Annotated[
+        str | None, typer.Option(help="Elements named in panel (d), as H,C,Cu; else the commonest.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also show IS2RE subsets, which the paper leaves out.")
+    ] = False,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Write the page.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of atoms and of UMAP.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Structures per batch at most.")] = 32,
+    device: Device = "cpu",
+    dtype: Precision = "float32",
+    force: ForceFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Map the representations of atoms (Fig. 8): figures, arrays, measures, interactive page."""
+    from lamm.evaluate.chemiscope_page import require_chemiscope
+    from lamm.evaluate.embedding import embedding_files, measures, project, write_embedding
+    from lamm.evaluate.features import atom_features
+    from lamm.evaluate.projection import require_umap
+    from lamm.evaluate.style import subset_colours
+
+    common.start_logging(quiet=as_json)
+    names = ["umap", "pca"] if projection is Projection.both else [projection.value]
+    symbols = _symbols(elements)
+    _check_folder(to, embedding_files(names, page), force)
+    if "umap" in names:
+        require_umap()
+    if page:
+        require_chemiscope()
+    model = _load(checkpoint, device, dtype)
+    sources, known = _sources(checkpoint, data or [], everything)
+    used = sum(min(atoms, int(source.num_atoms.sum())) for source in sources)
+    if used < 4:
+        raise ConfigError(f"{used} atoms in all are too few for a map: expected 4 or more.")
+    expected = sum(min(atoms, len(source.num_atoms)) for source in sources)
+    with counting("computing features", expected, "structures", visible=not as_json) as show:
+        sample = atom_features(
+            model,
+            sources,
+            atoms_per_subset=atoms,
+            seed=seed,
+            batch_size=batch_size,
+            progress=show,
+        )
+    projections = project(sample, names, neighbors=neighbors, min_distance=min_distance, seed=seed)
+    numbers = measures(sample)
+    settings = {
+        "checkpoint": str(checkpoint),
+        "data": data or [],
+        "encoder": model.config.encoder.name,
+        "atoms_per_subset": atoms,
+        "seed": seed,
+        "umap": {"neighbors": neighbors, "min_distance": min_distance},
+        "dtype": dtype,
+        "device": device,
+    }
+    paths = write_embedding(
+        to,
+        sample,
+        projections,
+        numbers,
+        settings,
+        title=f"Atoms as {checkpoint.name} sees them",
+        colours=subset_colours(known),
+        elements=symbols,
+        with_page=page,
+    )
+    if as_json:
+        files = {path.name: str(path) for path in paths}
+        common.emit_json({"to": to, "files": files, "atoms": len(sample), "measures": numbers})
+        return
+    _say(numbers, len(sample), len(sources), to / paths[-1].name)
+
+
+def _say(numbers: dict[str, Any], count: int, subsets: int, path: Path) -> None:
+    share = 100 * sum(numbers["pca_variance_share"][:2])
+    common.say(f"{count:,} atoms of {subsets} subsets; two axes of PCA hold {share:.0f}%")
+    rows = []
+    for key, title in (
+        ("element", "element"),
+        ("subset", "subset"),
+        ("subset_within_element", "subset, atoms of one element"),
+    ):
+        values = [numbers[key][name] for name in ("purity", "chance", "silhouette")]
+        rows.append((title, *("-" if value is None else f"{value:.2f}" for value in values)))
+    say_table(("separation by", "neighbours alike", "by chance", "silhouette"), rows)
+    common.say(f"-> {path}")
+
+
+def _symbols(text: str | None) -> list[str] | None:
+    from ase.data import chemical_symbols
+
+    if text is None:
+        return None
+    symbols = [part.strip() for part in text.split(",") if part.strip()]
+    for symbol in symbols:
+        if symbol not in chemical_symbols[1:]:
+            raise ConfigError(
+                f"--elements {text}: '{symbol}' is no chemical element. "
+                "Give symbols such as H,C,Cu."
+            )
+    return symbols
+
+
+def _load(checkpoint: Path, device: str, dtype: str) -> Potential:
+    import torch
+
+    from lamm.train.checkpoint import load
+
+    precisions = {"float32": torch.float32, "float64": torch.float64}
+    if dtype not in precisions:
+        raise ConfigError(f"dtype is '{dtype}'. {nearest_names(dtype, precisions)}")
+    return load(checkpoint, device=check_device(device)).to(precisions[dtype])
+
+
+def _check_folder(to: Path, names: list[str], force: bool) -> None:
+    if to.exists() and not to.is_dir():
+        raise ConfigError(f"--to {to}: found a file, expected a folder or nothing.")
+    there = [name for name in names if (to / name).exists()]
+    if there and not force:
+        raise ConfigError(f"--to {to}: {there[0]} exists. Add --force to replace it.")
+
+
+def _sources(
+    checkpoint: Path, data: list[str], everything: bool
+) -> tuple[list[AtomSource], tuple[str, ...]]:
+    """The subsets to show, and the names of all that there are, in their order.
+
+    Raises:
+        LaMMError: nothing there, unreadable, or two of one name.
+    """
+    if not data:
+        return _configured(_run_config(checkpoint), everything)
+    if len(data) == 1 and data[0].endswith((".yaml", ".yml")):
+        return _configured(Path(data[0]), everything)
+    sources: list[AtomSource] = []
+    for text in data:
+        name, equals, path = text.partition("=")
+        source = _store_or_file(path, name) if equals else _store_or_file(text, None)
+        if source.name in (one.name for one in sources):
+            raise ConfigError(
+                f"two subsets are named '{source.name}'. Name them yourself, as NAME={text}."
+            )
+        sources.append(source)
+    return sources, tuple(source.name for source in sources)
+
+
+def _run_config(checkpoint: Path) -> Path:
+    """The configuration of the run that a checkpoint belongs to.
+
+    Raises:
+        ConfigError: there is none beside it.
+    """
+    path = checkpoint.expanduser().resolve()
+    for folder in (path, *list(path.parents)[:3]):
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    raise ConfigError(
+        f"{checkpoint}: found no config.yaml of its run beside it, so its subsets aren't known.\n"
+        "  Name stores, files of structures or a configuration after the checkpoint."
+    )
+
+
+def _configured(path: Path, everything: bool) -> tuple[list[AtomSource], tuple[str, ...]]:
+    from lamm.cli.figures import read_data_config
+    from lamm.data.joint import JointDataset
+    from lamm.evaluate.dataset_figures import RELAXED_TASKS
+
+    joint = JointDataset(read_data_config(path))
+    subsets = joint.subsets
+    others = [one for one in subsets if one.store.card.task not in RELAXED_TASKS]
+    shown = subsets if everything or not others else others
+    return [_subset_source(one) for one in shown], joint.names
+
+
+def _subset_source(subset: Subset) -> AtomSource:
+    """All splits of a subset, without the noise of the denoising task."""
+    from lamm.evaluate.features import AtomSource
+
+    rows = np.sort(np.concatenate([subset.rows(split) for split in ("train", "val", "test")]))
+    store = subset.store
+    return AtomSource(
+        subset.name, store.index.num_atoms[rows], lambda number: store[int(rows[number])]
+    )
+
+
+def _store_or_file(text: str, name: str | None) -> AtomSource:
+    from lamm.data.joint import store_path
+    from lamm.data.store import Store
+    from lamm.evaluate.features import AtomSource
+    from lamm.evaluate.predict import structure_of
+
+    path = store_path(text)
+    if path.is_file():
+        structures = [
+            structure_of(one, f"{path}, structure {k}") for k, one in enumerate(read_atoms(path))
+        ]
+        sizes = np.array([one.num_atoms for one in structures], dtype=np.int64)
+        return AtomSource(name or path.stem, sizes, structures.__getitem__)
+    store = Store.open(path)
+    return AtomSource(name or path.name, store.index.num_atoms, lambda number: store[number])
