@@ -115,7 +115,7 @@ def embed(
         projections,
         numbers,
         settings,
-        title=f"Atoms as {checkpoint.name} sees them",
+        title=f"Atoms in the features of {checkpoint.name} ({model.config.encoder.name})",
         colours=subset_colours(known),
         elements=symbols,
         with_page=page,

@@ -124,6 +124,7 @@ def chemiscope_data(
             "y": {"property": f"{first} 2"},
             "color": {"property": "atomic number"},
             "symbol": "subset",
+            "size": {"factor": 25},
         },
         "structure": [{"environments": {"activated": True, "cutoff": CUTOFF}}],
     }
@@ -165,6 +166,7 @@ main { flex: 1; display: flex; min-height: 0; padding: 0 0.5rem 0.5rem; gap: 0.5
 #left { flex: 3; display: flex; flex-direction: column; min-width: 0; }
 #right { flex: 2; display: flex; flex-direction: column; min-width: 0; }
 #map, #structure { flex: 1; min-height: 0; position: relative; }
+#meta { display: none; }
 #message { color: #a00; white-space: pre-wrap; padding: 0 1rem; }
 </style>
 </head>
@@ -181,7 +183,7 @@ main { flex: 1; display: flex; min-height: 0; padding: 0 0.5rem 0.5rem; gap: 0.5
 <script>
 const say = (text) => { document.getElementById("message").textContent = text; };
 const warnings = new Chemiscope.Warnings();
-warnings.addHandler((text) => say(text));
+warnings.addHandler((text) => console.warn(text));
 Chemiscope.DefaultVisualizer.load(
   { map: "map", info: "info", meta: "meta", structure: "structure" },
   JSON.parse(document.getElementById("data").textContent, (_, v) => (v === null ? NaN : v)),

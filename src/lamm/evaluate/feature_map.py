@@ -195,7 +195,7 @@ def _by_element(
              linewidths=0.25, edgecolors="#9a9a9a")  # fmt: skip
     numbers, count = np.unique(element, return_counts=True)
     common = np.sort(numbers[np.argsort(-count, kind="stable")][:18])
-    _legend(axes, [(chemical_symbols[z], jmol_colors[z]) for z in common], 9)
+    _legend(axes, [(chemical_symbols[z], jmol_colors[z]) for z in common], 6)
 
 
 def _by_group(
@@ -211,7 +211,7 @@ def _by_group(
     _scatter(axes, points[others], np.array(_GROUPS)[group[others] - 1], size * 1.3)
     present = np.unique(group[others]).tolist()
     entries = [(group_name(g), _GROUPS[g - 1]) for g in present]
-    _legend(axes, [*entries, ("H, C, N, O", _PALE)], 7)
+    _legend(axes, [*entries, ("H, C, N, O", _PALE)], 5)
 
 
 def _by_name(

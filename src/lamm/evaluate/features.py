@@ -1,8 +1,8 @@
 """The representation of sampled atoms: what Fig. 8 maps.
 
 PaiNN's scalar features s_i and EquiformerV2's coefficients of degree 0 don't change when a
-structure is moved or turned. They say how a model sees an atom and its surroundings, with no head
-involved.
+structure is moved or turned (EquiformerV2's to the error of its grid on the sphere). They say how a
+model sees an atom and its surroundings, with no head involved.
 """
 
 from __future__ import annotations
