@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, NonNegativeInt, model_validator
@@ -20,6 +20,9 @@ from lamm.models.potential import ModelConfig
 from lamm.schema import Frozen, load_yaml, parse
 from lamm.train.optim import OptimConfig
 from lamm.train.recipe import Recipe, TrainConfig
+
+RESET, BEST = "reset", "best"
+"""Where an output starts in fine-tuning, beside the names of pre-training subsets."""
 
 
 class TrainingConfig(Frozen):
@@ -59,12 +62,26 @@ class RunConfig(TrainingConfig):
 class FinetuneConfig(TrainingConfig):
     """A fine-tuning run: training that starts from a checkpoint (Sec. 4.4)."""
 
-    base: Path
-    """Checkpoint whose encoder is kept: a run folder, a saved step or a file."""
+    base: Path | None
+    """Checkpoint whose encoder is kept: a run folder, a saved step or a file; ``null`` trains
+    `model` from scratch."""
     model: ModelConfig | None = None
     """The architecture that the checkpoint must have; its own where left out."""
+    head: str = RESET
+    """Where outputs start that `heads` doesn't name: ``reset`` anew, as in the paper; ``best`` from
+    the base's head that suits the training structures best; or a pre-training subset's name."""
     heads: dict[str, str] = Field(default_factory=dict)
-    """New subset to pre-training subset whose head it starts from; the others start anew."""
+    """New subset to pre-training subset whose head it starts from."""
+    encoder: Literal["trained", "frozen"] = "trained"
+    """``frozen``: the heads alone are trained."""
+
+    @model_validator(mode="after")
+    def _something_to_start_from(self) -> Self:
+        if self.base is None and self.model is None:
+            raise ValueError("without a checkpoint in `base`, give `model` to train from scratch")
+        if self.base is None and (self.head != RESET or self.heads or self.encoder == "frozen"):
+            raise ValueError("head, heads and a frozen encoder need a checkpoint in `base`")
+        return self
 
 
 def override(mapping: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:

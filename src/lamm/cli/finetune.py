@@ -19,38 +19,79 @@ def finetune(
     ] = None,
     overrides: Overrides = None,
     base: Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Store, or a file that can be ingested.")
+    preset: Annotated[
+        str | None,
+        typer.Option("--from-scratch", metavar="PRESET", help="Train a new model instead."),
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="Extended XYZ file or store.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Validation structures, likewise.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test structures, likewise.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="Run folder.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Start of the output: reset, best, or the name of a head of the base."),
+    ] = None,
+    frozen: Annotated[
+        bool, typer.Option("--frozen-encoder", help="Train the heads alone.")
+    ] = False,
+    max_time: Annotated[
+        str | None,
+        typer.Option(help="All of it in this time, as 10m; the learning rate falls with it."),
+    ] = None,
+    accept_data: Annotated[
+        bool, typer.Option("--accept-data", help="Go on in spite of the doctor's errors.")
+    ] = False,
     resume: ResumeFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Fine-tune a checkpoint: its encoder is kept, heads and references are made anew.
+    """Fine-tune a checkpoint on one's own structures, or train on them from scratch.
 
-    Either lamm finetune CONFIG [KEY=VALUE]..., or
-    lamm finetune --from CHECKPOINT --data FILE-or-STORE --to DIR [KEY=VALUE]...
+    Either lamm finetune --from CHECKPOINT --data FILE-or-STORE --to DIR [KEY=VALUE]..., or
+    lamm finetune CONFIG [KEY=VALUE]...
     """
+    from lamm.cli.common import start_logging
     from lamm.config import read_finetune_config
-    from lamm.finetune import config_for
     from lamm.finetune import finetune as run
+    from lamm.finetune.request import Request, config_for, parse_time, resumed_config
 
+    start_logging(quiet=as_json)
     words = list(overrides or [])
     if config is not None and "=" in str(config):  # with options there is no configuration file
         words.insert(0, str(config))
         config = None
+    options = (base, preset, data, val, test, head, max_time)
     if config is not None:
-        if base is not None or data is not None:
+        if any(one is not None for one in options) or frozen or accept_data:
             raise ConfigError(
-                "both a configuration and --from/--data are given. Leave one out; single entries "
-                "of a configuration are changed by KEY=VALUE."
+                "both a configuration and options such as --from/--data are given. Leave one out; "
+                "single entries of a configuration are changed by KEY=VALUE."
             )
         settings = read_finetune_config(config, [*words, *([f"to={to}"] if to else [])])
-    else:
-        if base is None or data is None or to is None:
+    elif resume and to is not None:
+        if words:
             raise ConfigError(
-                "nothing to fine-tune. Name a configuration file, or --from CHECKPOINT, "
-                "--data FILE-or-STORE and --to DIR."
+                f"a run that goes on keeps its settings; leave out {' '.join(words)}."
             )
-        settings = config_for(base, data, to, words)
+        settings = resumed_config(to)
+    else:
+        if (base is None and preset is None) or data is None or to is None:
+            raise ConfigError(
+                "nothing to fine-tune. Name a configuration file, or --from CHECKPOINT (or "
+                "--from-scratch PRESET), --data FILE-or-STORE and --to DIR."
+            )
+        settings = config_for(
+            Request(
+                data=data,
+                to=to,
+                base=base,
+                preset=preset,
+                val=val,
+                test=test,
+                head=head,
+                frozen=frozen,
+                max_seconds=None if max_time is None else parse_time(max_time),
+                accept_data=accept_data,
+                words=words,
+            )
+        )
     finish(lambda: run(settings, resume=resume, quiet=as_json), settings.to, as_json)

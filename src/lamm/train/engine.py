@@ -16,6 +16,7 @@ from lamm.train.batches import Schedule
 from lamm.train.checkpoint import TrainState
 from lamm.train.distributed import World
 from lamm.train.optim import learning_rate_factor
+from lamm.train.pace import Pace
 from lamm.train.recipe import Recipe
 from lamm.train.recovery import Recovery
 from lamm.train.report import ProgressLine
@@ -68,9 +69,7 @@ def train(
         mini_batch_size=session.mini_batch_size(),
     )
     session.check_ranks(schedule.steps_per_epoch)
-    num_steps = config.num_steps(schedule.steps_per_epoch)
-    validate_every = config.validate_every or max(num_steps // 10, 1)
-    checkpoint_every = config.checkpoint_every or validate_every
+    pace = Pace(config, schedule.steps_per_epoch, state.step, state.seconds)
     recovery = Recovery(
         Step(model, session.optimizer, session.averaged, recipe, world),
         state,
@@ -82,31 +81,41 @@ def train(
     )
     visible, signal_number = world.is_main and not quiet, 0
 
-    with StopRequest() as stop, ProgressLine(title, num_steps, state.step, visible=visible) as bar:
+    with StopRequest() as stop, ProgressLine(title, pace.most, state.step, visible=visible) as bar:
         if state.step == 0:
             session.save(session.validate())
-        for planned in schedule.steps(state.step, num_steps, config.workers):
-            recovery.do(planned, learning_rate_factor(planned.step, num_steps, recipe.optim))
+            pace.note_validation(0, pace.seconds())
+        for planned in schedule.steps(state.step, pace.most, config.workers):
+            recovery.do(planned, learning_rate_factor(planned.step, pace.num_steps, recipe.optim))
             session.count(planned, schedule.steps_per_epoch)
             bar.update(state.step)
 
-            last = state.step == num_steps
+            if config.max_seconds and state.step % config.log_every == 0:
+                pace.estimate(state.step, world.largest(round(1000 * pace.seconds())) / 1000)
+                bar.expect(pace.num_steps)
+            last = state.step >= pace.num_steps
             reports = state.step % config.log_every == 0 or last
-            validates = state.step % validate_every == 0 or last
-            saves = state.step % checkpoint_every == 0 or last
+            validates = pace.validates(state.step) or last
+            every = config.checkpoint_every
+            saves = (state.step % every == 0 if every else validates) or last
             if reports or validates or saves:
                 recovery.settle()
             if reports:
                 bar.update(state.step, session.report())
                 signal_number = 0 if last else world.largest(stop.signal_number or 0)
-            is_best = session.validate() if validates else False
-            if saves or is_best or signal_number:
+            is_best = False
+            if validates:
+                before = pace.seconds()
+                is_best = session.validate()
+                pace.note_validation(state.step, pace.seconds() - before)
+            waited = config.patience and session.has_waited(config.patience * pace.validate_every)
+            if saves or is_best or signal_number or waited:
                 session.save(is_best)
-            if signal_number:
+            if signal_number or last or waited:
                 break
     session.close()
     if signal_number:
         raise InterruptedRunError(
-            signal_number, f"stopped at step {state.step} of {num_steps}; go on with --resume"
+            signal_number, f"stopped at step {state.step} of {pace.num_steps}; go on with --resume"
         )
     return state

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from lamm.balance.settings import BalanceConfig
 from lamm.loss import LossConfig
 from lamm.schema import Frozen
 from lamm.train.optim import OptimConfig
+
+MOST_STEPS = 2**31 - 1
+"""Steps of a run that only the time limits."""
 
 
 class TrainConfig(Frozen):
@@ -35,6 +38,11 @@ class TrainConfig(Frozen):
     """Steps between checkpoints; as `validate_every` where left out."""
     keep_checkpoints: PositiveInt = 2
     """How many of the latest checkpoints stay, beside the best."""
+    max_seconds: PositiveFloat | None = None
+    """Time that the run may take, validations included; alone or beside a length. The learning rate
+    falls with the time, so that it has come to its end when the time has."""
+    patience: PositiveInt | None = None
+    """Validations without a new best after which the run ends; never where left out."""
     max_skipped: PositiveInt = 10
     """Steps in a row that may be skipped because their loss or gradient isn't finite."""
     val_atoms_per_batch: PositiveInt = 1024
@@ -42,14 +50,20 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give the length of the run as `epochs` or as `steps`, one of the two")
+        lengths = (self.epochs is not None) + (self.steps is not None)
+        if lengths > 1 or (not lengths and self.max_seconds is None):
+            raise ValueError(
+                "give the length of the run as `epochs` or as `steps`, one of the two, or as "
+                "`max_seconds`"
+            )
         return self
 
     def num_steps(self, steps_per_epoch: int) -> int:
-        """Steps of the whole run."""
+        """Steps of the whole run; the most that there can be where only the time limits it."""
         if self.steps is not None:
             return self.steps
+        if self.epochs is None:
+            return MOST_STEPS
         return round((self.epochs or 0) * steps_per_epoch)
 
 

@@ -102,6 +102,12 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.stop()
 
+    def expect(self, total: int) -> None:
+        """Say anew how long the whole will be."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.update(self._task, total=total)
+
     def update(self, done: int, note: str = "") -> None:
         """Say how far it is, with the latest numbers in `note` (kept until the next one)."""
         if not self._visible:

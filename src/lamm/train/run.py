@@ -127,13 +127,18 @@ def restarted_here(folder: Path) -> bool:
 def set_normalisation(model: Potential, normalisations: list[Normalisation]) -> None:
     """Give each output of the model its subset's reference energies and scales (Sec. 3.2)."""
     for column, fitted in enumerate(normalisations):
-        model.set_normalisation(
-            column,
-            torch.from_numpy(fitted.reference_energies),
-            torch.from_numpy(fitted.known),
-            fitted.energy_scale,
-            fitted.force_scale,
-        )
+        set_one(model, column, fitted)
+
+
+def set_one(model: Potential, column: int, fitted: Normalisation) -> None:
+    """Give one output its subset's reference energies and scales."""
+    model.set_normalisation(
+        column,
+        torch.from_numpy(fitted.reference_energies),
+        torch.from_numpy(fitted.known),
+        fitted.energy_scale,
+        fitted.force_scale,
+    )
 
 
 def run_training(

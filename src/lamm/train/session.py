@@ -199,6 +199,11 @@ class Session:
         state.best_loss, state.best_step = loss, state.step
         return True
 
+    def has_waited(self, steps: int) -> bool:
+        """Whether so many steps have gone by since the best validation."""
+        best = self.state.best_step
+        return best is not None and self.state.step - best >= steps
+
     def _validate(self) -> dict[str, Any]:
         return validate(
             self.model,

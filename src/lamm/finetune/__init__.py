@@ -1,0 +1,10 @@
+"""Fine-tuning: a pre-trained potential made good at one's own data (Sec. 4.4).
+
+`rules` chooses what the user doesn't, `data` splits and examines the structures, `ranking` finds
+the pre-training head that suits them, `run` trains, `card` says what came out.
+"""
+
+from lamm.finetune.request import Request, config_for
+from lamm.finetune.run import check_architecture, finetune, start_from
+
+__all__ = ["Request", "check_architecture", "config_for", "finetune", "start_from"]

@@ -1,0 +1,202 @@
+"""The user's structures as a store with splits: ingested, split, and looked at by the doctor."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamm.data.cards import CardHeader
+from lamm.data.doctor import Diagnosis, Severity, examine
+from lamm.data.groups import group_structures, split_groups
+from lamm.data.ingest import ingest
+from lamm.data.splits import NONE, SPLIT_CODES, TEST, TRAIN, VAL
+from lamm.data.store import Store, StoreWriter
+from lamm.errors import ConfigError, DataError
+from lamm.files import write_json
+from lamm.finetune.rules import held_out_shares
+
+logger = logging.getLogger(__name__)
+
+DATA, DOCTOR = "data", "doctor.json"
+WARNED_ONLY = ("splits.", "stress.", "labels.ids")
+"""Checks whose errors don't spoil what is learnt: they are said, and the run goes on. Stress isn't
+trained on."""
+_NAMES = {code: name for name, code in SPLIT_CODES.items()}
+
+
+def open_source(path: Path, folder: Path) -> Store:
+    """The store at a path, or one made in `folder` of the extended XYZ file there.
+
+    Raises:
+        ConfigError: there is nothing.
+        DataError: the file can't be used.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or store.")
+    if path.is_dir():
+        return Store.open(path)
+    header = CardHeader(name=_plain(path.stem), task="S2EF-Total")
+    ingest("extxyz", [path], folder, header)
+    return Store.open(folder)
+
+
+def _plain(name: str) -> str:
+    """A name that can be a key: without dots."""
+    return name.replace(".", "_") or "data"
+
+
+def prepare_data(
+    data: Path, to: Path, *, val: Path | None = None, test: Path | None = None, seed: int = 0
+) -> Store:
+    """A store of the user's structures with a split for each, in ``to/data``.
+
+    Splits are, in this order: those of the files `val` and `test`; those that the source names;
+    groups of like structures (`lamm.data.groups`) by the shares of `lamm.finetune.rules`.
+
+    Args:
+        data: extended XYZ file or store: all structures, or those to train on.
+        to: the run folder.
+        val: validation structures.
+        test: test structures.
+        seed: which groups are held out.
+
+    Raises:
+        ConfigError: a path has nothing, or there is a store in ``to/data`` already.
+        DataError: structures that can't be used or too few.
+    """
+    target = to / DATA
+    if target.exists():
+        raise ConfigError(
+            f"{to}: there is data in this folder already.\n"
+            "  Go on with its run by --resume, or choose another folder with --to."
+        )
+    given = {"train": data, "val": val, "test": test}
+    with TemporaryDirectory(prefix="lamm-") as scratch:
+        stores = {
+            name: open_source(path, Path(scratch) / name)
+            for name, path in given.items()
+            if path is not None
+        }
+        splits = _splits(stores, seed)
+        header = CardHeader.model_validate(
+            {
+                **{
+                    key: value
+                    for key, value in stores["train"].card.model_dump().items()
+                    if key in CardHeader.model_fields and key not in _OWN
+                },
+                "name": stores["train"].card.name or _plain(data.stem),
+            }
+        )
+        with StoreWriter(target, header) as writer:
+            for name, store in stores.items():
+                for row, structure in enumerate(store):
+                    own = structure.id or f"{row}"
+                    writer.add(
+                        replace(
+                            structure,
+                            split=_NAMES[int(splits[name][row])],
+                            id=own if name == "train" else f"{name}/{own}",
+                        )
+                    )
+    return Store.open(target)
+
+
+_OWN = ("labels", "units", "keys", "reader", "split", "periodic", "position_dtype")
+"""Entries of a card that were about reading the source."""
+
+
+def _splits(stores: Mapping[str, Store], seed: int) -> dict[str, NDArray[np.uint8]]:
+    """Split of each structure of each source."""
+    splits = {
+        name: np.full(len(store), SPLIT_CODES[name], dtype=np.uint8)
+        for name, store in stores.items()
+        if name != "train"
+    }
+    store = stores["train"]
+    split = store.index.split.copy()
+    if "val" in stores or "test" in stores:
+        split[:] = NONE
+    elif (split != NONE).all() and not (split == TRAIN).any():
+        logger.info(
+            "every structure is marked '%s' in the file and none is for training: the marks are "
+            "left aside",
+            _NAMES[int(split[0])],
+        )
+        split[:] = NONE
+    free = split == NONE
+    shares = held_out_shares(len(store))
+    val_share = 0.0 if "val" in stores or (split == VAL).any() else shares.val
+    test_share = 0.0 if splits or (split != NONE).any() else shares.test
+    if not free.any() and val_share:  # the source has training and test structures alone
+        free = split == TRAIN
+    if val_share or test_share:
+        if free.sum() < 2:
+            raise DataError(
+                f"{store.path}: {int(free.sum())} structure to split, expected at least 2: one to "
+                "train on and one to validate with.\n  Add structures, or name a file by --val."
+            )
+        groups = np.unique(group_structures(store)[free], return_inverse=True)[1].reshape(-1)
+        if groups.max() == 0:
+            groups = np.arange(len(groups))
+            logger.info("all structures are nearly the same: they are split one by one")
+        split[free] = split_groups(groups, val_share, test_share, seed)
+        logger.info(
+            "split by %d groups of like structures (same system, copies)", int(groups.max()) + 1
+        )
+    split[split == NONE] = TRAIN
+    splits["train"] = split
+    return splits
+
+
+def check_data(store: Store, to: Path, *, accept: bool = False) -> Diagnosis:
+    """What the doctor says of the data, in a few lines; stops at what is surely wrong.
+
+    Args:
+        store: the prepared data.
+        to: the run folder; all findings go to its ``doctor.json``.
+        accept: go on all the same.
+
+    Raises:
+        DataError: an error that spoils training.
+    """
+    diagnosis = examine({"data": store}, verify=False)
+    write_json(to / DOCTOR, diagnosis.as_dict())
+    fatal = []
+    for finding in diagnosis.findings:
+        if finding.severity is Severity.note:
+            continue
+        ids = f" ({', '.join(finding.ids[:3])}{', ...' if finding.count > 3 else ''})"
+        logger.warning(
+            "doctor: %s: %s%s", finding.severity.value, finding.title, ids if finding.ids else ""
+        )
+        if finding.severity is Severity.error and not finding.check.startswith(WARNED_ONLY):
+            fatal.append(finding)
+    if fatal and not accept:
+        shutil.rmtree(store.path)  # made a moment ago; the next attempt begins anew
+        raise DataError(
+            f"the doctor found {len(fatal)} error(s) in the data:\n"
+            + "\n".join(f"  {one.check}: {one.title}. {one.advice}" for one in fatal)
+            + f"\n  All findings are in {to / DOCTOR}. Mend the data, or accept it as it is with "
+            "--accept-data."
+        )
+    counts = np.bincount(store.index.split, minlength=4)
+    logger.info(
+        "data: %d structures, %.0f atoms on average; %d to train, %d to validate, %d to test; "
+        "doctor: %d errors, %d warnings",
+        len(store),
+        float(store.index.num_atoms.mean()),
+        counts[TRAIN],
+        counts[VAL],
+        counts[TEST],
+        diagnosis.count(Severity.error),
+        diagnosis.count(Severity.warning),
+    )
+    return diagnosis

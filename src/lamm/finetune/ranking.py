@@ -1,0 +1,209 @@
+"""Which pre-training head suits the user's data, and its references and scales there.
+
+Every head predicts the same training structures. Reference energies and one factor for the energies
+and one for the forces are fitted by least squares, as every level of theory has its own zero and,
+within bounds, its own slope; what is then left of the labels ranks the heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lamm.data.references import Normalisation, composition_counts
+from lamm.evaluate.predict import in_batches
+from lamm.graph.batch import GraphBatch
+from lamm.models.potential import Potential
+from lamm.structure import Structure
+
+MAX_RANKED = 500
+"""Training structures that heads are ranked on: enough to tell heads apart within seconds."""
+FACTORS = (0.25, 4.0)
+"""Bounds of the factors. A head beyond them predicts something else, such as noise."""
+
+
+class HeadFit(NamedTuple):
+    """One head on the user's structures, after the fit."""
+
+    head: str
+    energy_mae: float | None
+    """meV/atom; None without energies."""
+    forces_mae: float | None
+    """meV/Å; None without forces."""
+    energy_factor: float
+    force_factor: float
+    reference_energies: NDArray[np.float64]
+    """(119,) eV, fitted to what the head leaves of the energies."""
+    score: float
+    """Mean of both errors, each as a share of what references alone leave; below 1 is of use."""
+
+
+class _Outputs(NamedTuple):
+    """Predictions of all heads, in physical units, without reference energies."""
+
+    energy: NDArray[np.float64]
+    """(S, D) eV."""
+    forces: NDArray[np.float64]
+    """(N, D, 3) eV/Å; of atoms with a label."""
+    labels: NDArray[np.float64]
+    """(N, 3) eV/Å."""
+
+
+def rank_heads(
+    model: Potential, structures: Sequence[Structure], normalisation: Normalisation
+) -> list[HeadFit]:
+    """All heads of a potential, the best for these structures first.
+
+    Args:
+        model: the base.
+        structures: training structures; the first `MAX_RANKED` evenly chosen ones are looked at.
+        normalisation: references and scales fitted without the model, for what a head can't tell.
+    """
+    places = np.linspace(0, len(structures) - 1, min(MAX_RANKED, len(structures)))
+    chosen = [structures[int(place)] for place in np.unique(places.astype(np.int64))]
+    outputs = _predict(model, chosen)
+    fits = [
+        _fit(model, column, name, chosen, outputs, normalisation)
+        for column, name in enumerate(model.subsets)
+    ]
+    return sorted(fits, key=lambda fit: fit.score)
+
+
+def _predict(model: Potential, structures: Sequence[Structure]) -> _Outputs:
+    energies, forces, labels = [], [], []
+    was_training = model.training
+    model.eval()
+    for part in in_batches(structures, 32):
+        batch = GraphBatch.from_structures(part, model.graph_config, dtype=torch.float64)
+        batch = batch.to(model.energy_scale.device)
+        with torch.no_grad():
+            predicted = model(batch)
+        reference = composition_counts(part) @ model.reference_energies.cpu().numpy().T
+        energies.append(
+            predicted.energy.cpu().numpy() - reference - model.energy_shift.cpu().numpy()
+        )
+        has = np.concatenate([_free(one) for one in part])
+        forces.append(predicted.forces.double().cpu().numpy()[has])
+        labels += [one.forces[_free(one)] for one in part if one.forces is not None]
+    model.train(was_training)
+    return _Outputs(
+        np.concatenate(energies),
+        np.concatenate(forces),
+        np.concatenate(labels).astype(np.float64) if labels else np.zeros((0, 3)),
+    )
+
+
+def _free(structure: Structure) -> NDArray[np.bool_]:
+    """Atoms whose forces are a label."""
+    if structure.forces is None:
+        return np.zeros(structure.num_atoms, dtype=bool)
+    if structure.fixed is None:
+        return np.ones(structure.num_atoms, dtype=bool)
+    return np.asarray(~structure.fixed)
+
+
+def _fit(
+    model: Potential,
+    column: int,
+    name: str,
+    structures: Sequence[Structure],
+    outputs: _Outputs,
+    normalisation: Normalisation,
+) -> HeadFit:
+    predicted, labels = outputs.forces[:, column], outputs.labels
+    shares = []
+    force_factor, forces_mae = 1.0, None
+    if len(labels):
+        force_factor = _bounded((predicted * labels).sum() / max((predicted**2).sum(), 1e-12))
+        forces_mae = float(np.abs(force_factor * predicted - labels).mean())
+        shares.append(forces_mae / max(float(np.abs(labels).mean()), 1e-12))
+    rows = [row for row, one in enumerate(structures) if one.energy is not None]
+    energy_factor, energy_mae = force_factor, None
+    references = normalisation.reference_energies
+    if rows:
+        counts = composition_counts([structures[row] for row in rows])
+        energy = np.array([structures[row].energy for row in rows], dtype=np.float64)
+        own, size = outputs.energy[rows, column], counts.sum(axis=1)
+        rest = energy - counts @ references  # small numbers before the fit
+        if model.force_head is not None or not len(labels):  # else one factor serves both
+            energy_factor = _bounded(_slope(counts, own, rest, size))
+        change = _references(counts, rest - energy_factor * own, size)
+        references = references + change
+        left = energy - counts @ references - energy_factor * own
+        energy_mae = float(np.abs(left / size).mean())
+        alone = rest - counts @ _references(counts, rest, size)
+        shares.append(energy_mae / max(float(np.abs(alone / size).mean()), 1e-12))
+    return HeadFit(
+        name,
+        None if energy_mae is None else 1000 * energy_mae,
+        None if forces_mae is None else 1000 * forces_mae,
+        energy_factor,
+        force_factor,
+        references,
+        float(np.mean(shares)) if shares else float("inf"),
+    )
+
+
+def _bounded(factor: float) -> float:
+    return float(np.clip(factor, *FACTORS))
+
+
+def _slope(
+    counts: NDArray[np.float64],
+    own: NDArray[np.float64],
+    rest: NDArray[np.float64],
+    size: NDArray[np.float64],
+) -> float:
+    """The factor of the head's energies in a fit together with references, both per atom."""
+    own_left = own - counts @ _references(counts, own, size)
+    rest_left = rest - counts @ _references(counts, rest, size)
+    return float((own_left * rest_left / size**2).sum() / max((own_left**2 / size**2).sum(), 1e-12))
+
+
+def _references(
+    counts: NDArray[np.float64], energy: NDArray[np.float64], size: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(119,) least squares of the energy per atom; zero for elements that aren't there."""
+    used = counts.any(axis=0)
+    result = np.zeros(counts.shape[1])
+    solution = np.linalg.lstsq(counts[:, used] / size[:, None], energy / size, rcond=1e-10)[0]
+    result[used] = solution
+    return result
+
+
+def take_over(
+    model: Potential, column: int, base: Potential, fit: HeadFit, normalisation: Normalisation
+) -> None:
+    """Give an output that starts from a head of the base the references and scales of its fit.
+
+    Args:
+        model: the potential that is about to be fine-tuned; its output has the head's weights.
+        column: the output.
+        base: where the head came from.
+        fit: the head on the training structures.
+        normalisation: which elements the training structures have.
+    """
+    old = base.column(fit.head)
+    model.set_normalisation(
+        column,
+        torch.from_numpy(fit.reference_energies),
+        torch.from_numpy(normalisation.known),
+        float(base.energy_scale[old]) * fit.energy_factor,
+        float(base.force_scale[old])
+        * (fit.force_factor if base.force_head is not None else fit.energy_factor),
+    )
+
+
+def ranking_table(fits: Sequence[HeadFit]) -> list[str]:
+    """Lines of a table for a person."""
+    width = max(4, *(len(fit.head) for fit in fits))
+    lines = [f"{'head':<{width}}  E MAE meV/atom  F MAE meV/Å  share of references alone"]
+    for fit in fits:
+        energy = "-" if fit.energy_mae is None else f"{fit.energy_mae:.1f}"
+        forces = "-" if fit.forces_mae is None else f"{fit.forces_mae:.1f}"
+        lines.append(f"{fit.head:<{width}}  {energy:>14}  {forces:>11}  {fit.score:>25.3f}")
+    return lines

@@ -1,0 +1,187 @@
+"""From what the user typed to a whole configuration: data prepared, rules applied."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from lamm.config import BEST, RESET, FinetuneConfig, override
+from lamm.data.splits import TRAIN
+from lamm.data.store import Store
+from lamm.errors import ConfigError
+from lamm.finetune.data import check_data, prepare_data
+from lamm.finetune.rules import MAX_VAL, choose_recipe
+from lamm.models.presets import ModelConfig, resolve_model
+from lamm.schema import parse
+from lamm.train.checkpoint import load, weights_file
+from lamm.train.run import CONFIG
+
+logger = logging.getLogger(__name__)
+
+_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+LEAST_SECONDS = 5.0
+"""Time for training that must be left after the data is prepared."""
+AFTER, AFTER_SHARE = 3.0, 0.03
+"""Seconds, and share of the whole, that are kept for test errors, card and report."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``lamm finetune`` was asked for."""
+
+    data: Path
+    to: Path
+    base: Path | None = None
+    """Checkpoint; None for training `preset` from scratch."""
+    preset: str | None = None
+    val: Path | None = None
+    test: Path | None = None
+    head: str | None = None
+    """``reset``, ``best`` or a subset of the base; by rule where left out."""
+    frozen: bool = False
+    max_seconds: float | None = None
+    accept_data: bool = False
+    words: Sequence[str] = ()
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a person's words, as 90s, 10m or 1.5h.
+
+    Raises:
+        ConfigError: it is no such thing.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*", text)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"--max-time {text}: expected a time as 90s, 10m or 2h.")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def config_for(request: Request) -> FinetuneConfig:
+    """A fine-tuning configuration for one store or file, by the rules of `lamm.finetune.rules`.
+
+    The data goes to ``to/data`` with a split for each structure, after the doctor has seen it.
+
+    Raises:
+        ConfigError: a path has nothing, there is a run already, or an override is wrong.
+        CheckpointError: the base can't be used.
+        DataError: the data can't be used, or the doctor found what spoils training.
+    """
+    begin = time.monotonic() - time.process_time()  # what loading the libraries took counts too
+    model = _architecture(request)  # a wrong checkpoint or word is found before any data is read
+    said = override({}, request.words)
+    if (request.to / CONFIG).exists():
+        raise ConfigError(
+            f"{request.to}: there is a run in this folder already.\n"
+            "  Go on with it by --resume, or choose another folder with --to."
+        )
+    store = prepare_data(
+        request.data, request.to, val=request.val, test=request.test, seed=_seed(said)
+    )
+    check_data(store, request.to, accept=request.accept_data)
+    mapping = _mapping(request, store, model, said)
+    if request.max_seconds is not None:
+        left = request.max_seconds * (1 - AFTER_SHARE) - AFTER - (time.monotonic() - begin)
+        if left < LEAST_SECONDS:
+            raise ConfigError(
+                f"--max-time: preparing the data and judging the model take "
+                f"{request.max_seconds - left:.0f} s of the {request.max_seconds:.0f} s. Give more."
+            )
+        mapping["train"]["max_seconds"] = round(left, 1)
+    return parse(FinetuneConfig, override(mapping, request.words), "command line")
+
+
+def _architecture(request: Request) -> ModelConfig:
+    if (request.base is None) == (request.preset is None):
+        raise ConfigError(
+            "name one thing to start from: --from CHECKPOINT, or --from-scratch PRESET "
+            "(`lamm models` lists presets)."
+        )
+    if request.base is None:
+        assert request.preset is not None
+        return resolve_model(request.preset)
+    weights_file(request.base)
+    base = load(request.base)
+    if request.head not in (None, RESET, BEST, *base.subsets):
+        raise ConfigError(
+            f"--head {request.head}: expected {RESET}, {BEST} or one of the base's: "
+            f"{', '.join(base.subsets)}."
+        )
+    return base.config
+
+
+def _seed(said: dict[str, Any]) -> int:
+    seed = said.get("seed", 0)
+    return seed if isinstance(seed, int) else 0  # what is wrong with it is said when it is parsed
+
+
+def _mapping(
+    request: Request, store: Store, model: ModelConfig, said: dict[str, Any]
+) -> dict[str, Any]:
+    """The configuration that the rules give."""
+    index = store.index
+    train = index.split == TRAIN
+    steps = said.get("train", {}).get("steps") if isinstance(said.get("train"), dict) else None
+    timed = request.max_seconds is not None
+    recipe = choose_recipe(
+        int(train.sum()),
+        float(np.mean(index.num_atoms[train])),
+        model.encoder.channels,
+        steps=steps if isinstance(steps, int) else None,
+        timed=timed,
+    )
+    logger.info(
+        "rules: batch size %d, learning rate %g, %s, averaged weights %g",
+        recipe.batch_size,
+        recipe.lr,
+        f"at most {request.max_seconds:.0f} s in all" if timed else f"{recipe.steps} steps",
+        recipe.ema_decay,
+    )
+    length: dict[str, Any] = {} if timed else {"steps": recipe.steps}
+    if not timed:
+        length |= {"validate_every": recipe.validate_every, "patience": recipe.patience}
+    head = request.head or (RESET if request.base is None else DEFAULT_HEAD)
+    return {
+        "to": str(request.to),
+        "base": None if request.base is None else str(request.base),
+        "model": None if request.base is not None else request.preset,
+        "head": head,
+        "encoder": "frozen" if request.frozen else "trained",
+        "data": {
+            "subsets": {store.card.name: {"store": str(store.path)}},
+            "max_val_structures": MAX_VAL,
+        },
+        "loss": {"energy": 1, "forces": 10},
+        "optim": {
+            "lr": recipe.lr,
+            "encoder_lr_factor": recipe.encoder_lr_factor,
+            "warmup_steps": recipe.warmup_steps,
+            "ema_decay": recipe.ema_decay,
+        },
+        "balance": {"batch_size": recipe.batch_size},
+        "train": length,
+    }
+
+
+DEFAULT_HEAD = BEST
+"""Where the output starts unless the user says it: it is the best after few steps, and no worse
+after many."""
+
+
+def resumed_config(to: Path) -> FinetuneConfig:
+    """The configuration that a run folder was begun with.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = to / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{to}: no run to resume. Start without --resume.")
+    return parse(FinetuneConfig, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))

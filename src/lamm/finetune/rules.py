@@ -1,0 +1,101 @@
+"""The rules by which fine-tuning chooses what its user doesn't: shares, batch, rate, length.
+
+Each rule is one function of the numbers of structures and atoms, with its reason. All can be
+overridden by ``KEY=VALUE`` on the command line.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+TEST_FROM = 200
+"""Structures from which a test split is held out: of fewer, a tenth is too few to tell an error."""
+PASSES = 200
+"""Passes over the training data; small sets need many, and early stopping ends the rest."""
+FEWEST_STEPS, MOST_STEPS = 1000, 20_000
+VALIDATIONS = 20
+"""Validations of a run: enough for a curve and for stopping early, each a small share of the time.
+"""
+PATIENCE = 7
+"""Validations without a new best. The averaged weights improve to the end of a cosine, so less
+than a third of the run would stop before the rate has fallen."""
+STEP_ATOMS = 160
+"""Atoms of a mini-batch. Small ones take more steps in the same time, which counts where time is
+short; below this, what a step costs beside its atoms takes over."""
+MOST_STRUCTURES = 32
+SHARE_OF_EPOCH = 10
+"""Steps that an epoch has at least."""
+WARM_UP, WARM_UP_TIMED = 50, 20
+MAX_VAL = 500
+"""Validation structures that are looked at during a run: their error is known to some percent."""
+
+
+class Shares(NamedTuple):
+    """What is held out of the structures."""
+
+    val: float
+    test: float
+
+
+class Recipe(NamedTuple):
+    """What the rules choose for a training."""
+
+    batch_size: int
+    lr: float
+    encoder_lr_factor: float
+    warmup_steps: int
+    ema_decay: float
+    steps: int
+    validate_every: int
+    patience: int | None
+
+
+def held_out_shares(num_structures: int) -> Shares:
+    """Shares for validation and testing of data without splits.
+
+    A tenth each; of fewer than `TEST_FROM` a fifth for validation alone, as a best step chosen on
+    a handful is chosen by chance.
+    """
+    return Shares(0.1, 0.1) if num_structures >= TEST_FROM else Shares(0.2, 0.0)
+
+
+def batch_size(num_train: int, mean_atoms: float) -> int:
+    """Structures of a mini-batch: about `STEP_ATOMS`, and `SHARE_OF_EPOCH` steps to an epoch."""
+    by_atoms = round(STEP_ATOMS / max(mean_atoms, 1.0))
+    return max(1, min(by_atoms, MOST_STRUCTURES, max(num_train // SHARE_OF_EPOCH, 1)))
+
+
+def learning_rate(channels: int) -> float:
+    """Peak rate: 1e-3 at 96 channels, and less by the root of the width for wider models."""
+    return min(1e-3, round(1e-3 * math.sqrt(96 / channels), 6))
+
+
+def choose_recipe(
+    num_train: int, mean_atoms: float, channels: int, *, steps: int | None, timed: bool
+) -> Recipe:
+    """All that the rules say of a training.
+
+    Args:
+        num_train: training structures.
+        mean_atoms: atoms of one, on average.
+        channels: width of the encoder.
+        steps: the length, where the user says it.
+        timed: whether a time limit sets the length; then nothing stops early, as the time is there.
+    """
+    size = batch_size(num_train, mean_atoms)
+    if steps is None:
+        steps = min(max(PASSES * num_train // size, FEWEST_STEPS), MOST_STEPS)
+    # The average reaches over about a twentieth of the run: its weights forget the start in time.
+    ema = 0.995 if timed else min(max(1 - 20 / max(steps, 1), 0.9), 0.999)
+    return Recipe(
+        batch_size=size,
+        lr=learning_rate(channels),
+        encoder_lr_factor=1.0,
+        # Adam's second moments need some steps to settle; a short time has no more to spare.
+        warmup_steps=WARM_UP_TIMED if timed else min(WARM_UP, steps // 20),
+        ema_decay=ema,
+        steps=steps,
+        validate_every=max(steps // VALIDATIONS, 1),
+        patience=None if timed else PATIENCE,
+    )

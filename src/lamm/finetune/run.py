@@ -1,0 +1,170 @@
+"""Fine-tuning: keep the encoder, start the heads, refit the references, train (Sec. 4.4)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+
+from lamm.config import BEST, RESET, FinetuneConfig
+from lamm.data.joint import JointDataset, refit_normalisation
+from lamm.errors import CheckpointError, ConfigError, nearest_names
+from lamm.finetune.card import write_card
+from lamm.finetune.ranking import MAX_RANKED, HeadFit, rank_heads, ranking_table, take_over
+from lamm.models.potential import ModelConfig, Potential, build
+from lamm.train.checkpoint import TrainState, load
+from lamm.train.distributed import join, leave
+from lamm.train.run import run_training, set_normalisation, set_one
+
+logger = logging.getLogger(__name__)
+
+
+def start_from(
+    base: Potential, subsets: tuple[str, ...], heads: dict[str, str], seed: int
+) -> Potential:
+    """A potential with the encoder of `base` and heads for new subsets.
+
+    Args:
+        base: the pre-trained potential.
+        subsets: names of the new outputs.
+        heads: new subset to the old subset whose head it starts from; others start anew.
+        seed: seed of the new heads' weights.
+
+    Raises:
+        ConfigError: `heads` names a subset that isn't there.
+    """
+    for new, old in heads.items():
+        if new not in subsets:
+            raise ConfigError(f"heads: no new subset '{new}'. {nearest_names(new, subsets)}")
+        if old not in base.subsets:
+            raise ConfigError(
+                f"heads: the base has no subset '{old}'. {nearest_names(old, base.subsets)}"
+            )
+    return base.with_subsets(subsets, heads=heads, seed=seed)
+
+
+def check_architecture(base: Potential, wanted: ModelConfig) -> None:
+    """Refuse a base of another architecture than the configuration asks for.
+
+    Raises:
+        CheckpointError: an entry of the encoder's configuration differs.
+    """
+    has: dict[str, Any] = base.config.encoder.model_dump()
+    asked: dict[str, Any] = wanted.encoder.model_dump()
+    different = [
+        f"{key} is {has.get(key)}, expected {value}"
+        for key, value in asked.items()
+        if has.get(key) != value and key not in wanted.encoder.no_architecture
+    ]
+    if different:
+        raise CheckpointError(
+            "the base checkpoint is of another architecture than `model` asks for: "
+            f"{'; '.join(different)}.\n"
+            "  Leave `model` out to take the checkpoint's own."
+        )
+
+
+def check_heads(config: FinetuneConfig, base: Potential | None) -> None:
+    """Refuse a head that isn't there, before any data is read.
+
+    Raises:
+        ConfigError: `head` names none of the base's.
+    """
+    if config.head == RESET or (base is not None and config.head in (BEST, *base.subsets)):
+        return
+    known = (RESET,) if base is None else (RESET, BEST, *base.subsets)
+    raise ConfigError(f"head '{config.head}': unknown. {nearest_names(config.head, known)}")
+
+
+def starting_model(
+    config: FinetuneConfig, base: Potential | None, joint: JointDataset
+) -> tuple[Potential, dict[str, list[HeadFit]]]:
+    """The potential before its first step, and how the base's heads ranked for each subset.
+
+    An output that starts from a head has the head's references and scales fitted to the training
+    structures; with no step to train, it has them as they were, so that the base's predictions
+    come out to the last bit.
+
+    Raises:
+        ConfigError: a head or a new subset isn't there.
+    """
+    if base is None:
+        assert config.model is not None, "the configuration is checked"
+        model = build(config.model, joint.names, seed=config.seed)
+        set_normalisation(model, [refit_normalisation(subset) for subset in joint.subsets])
+        return model, {}
+    fitted = {subset.name: refit_normalisation(subset) for subset in joint.subsets}
+    rankings: dict[str, list[HeadFit]] = {}
+    heads = dict(config.heads)
+    for subset in joint.subsets:
+        named = heads.get(subset.name, config.head)
+        if named == RESET or subset.denoising is not None:
+            continue
+        rows = subset.rows("train")
+        if len(rows) > MAX_RANKED:
+            rows = rows[np.linspace(0, len(rows) - 1, MAX_RANKED).astype(np.int64)]
+        fits = rank_heads(base, list(subset.store.structures(rows)), fitted[subset.name])
+        rankings[subset.name] = fits
+        heads[subset.name] = fits[0].head if named == BEST else named
+        logger.info(
+            "heads of the base on %d training structures of %s, references and scales refitted:",
+            len(rows),
+            subset.name,
+        )
+        for line in ranking_table(fits):
+            logger.info("  %s", line)
+        logger.info("  the output starts from '%s'", heads[subset.name])
+    model = start_from(base, joint.names, heads, config.seed)
+    for column, name in enumerate(joint.names):
+        fits = rankings.get(name, [])
+        if not fits:
+            set_one(model, column, fitted[name])
+        elif config.train.steps != 0:
+            fit = next(one for one in fits if one.head == heads[name])
+            take_over(model, column, base, fit, fitted[name])
+    return model, rankings
+
+
+def with_less_time(config: FinetuneConfig, seconds: float) -> FinetuneConfig:
+    """The configuration with less time for training, where the time is limited; at least 1 s."""
+    limit = config.train.max_seconds
+    if limit is None:
+        return config
+    train = config.train.model_copy(update={"max_seconds": round(max(limit - seconds, 1.0), 1)})
+    return config.model_copy(update={"train": train})
+
+
+def finetune(config: FinetuneConfig, *, resume: bool = False, quiet: bool = False) -> TrainState:
+    """Fine-tune a checkpoint, or train from scratch, on the data of a configuration.
+
+    The metrics of step 0, before any training, are always validated and written. At the end the
+    run folder has a report and a model card beside the weights.
+
+    Raises:
+        LaMMError: the configuration, the data or the checkpoint can't be used.
+        BadAnswerError: the loss isn't finite.
+        InterruptedRunError: a signal stopped the run; a checkpoint was saved.
+    """
+    world = join(config.train.device)
+    try:
+        base = None if config.base is None else load(config.base)
+        if base is not None and config.model is not None:
+            check_architecture(base, config.model)
+        check_heads(config, base)
+        begin = time.monotonic()
+        joint = JointDataset(config.data, config.seed)
+        model, rankings = starting_model(config, base, joint)
+        if not resume:
+            config = with_less_time(config, time.monotonic() - begin)
+        if config.encoder == "frozen":
+            model.encoder.requires_grad_(False)
+        title = "training from scratch" if base is None else "fine-tuning"
+        state = run_training(config, model, joint, world, resume=resume, title=title, quiet=quiet)
+        if world.is_main:
+            write_card(config, joint, rankings)
+        world.wait()
+        return state
+    finally:
+        leave(world)

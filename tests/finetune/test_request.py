@@ -1,0 +1,198 @@
+"""``lamm finetune`` as a chemist types it: one file in, a model, a report and a card out."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.io import write
+
+from lamm.data.references import Normalisation
+from lamm.data.splits import TRAIN, VAL
+from lamm.data.store import Store
+from lamm.errors import ConfigError, DataError
+from lamm.evaluate.curves import read_metrics
+from lamm.evaluate.predict import predict
+from lamm.finetune import Request, config_for, finetune
+from lamm.finetune.ranking import rank_heads
+from lamm.finetune.request import parse_time
+from lamm.structure import Structure
+from lamm.train.checkpoint import load
+from lamm.train.run import pretrain
+from small import small_config, small_structure
+
+SHORT = ["train.steps=4", "train.workers=0"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    pretrain(small_config(folder, train={"steps": 40, "workers": 0}), quiet=True)
+    return folder / "run"
+
+
+def xyz(
+    path: Path, count: int = 30, change: Callable[[Structure], Structure] | None = None
+) -> Path:
+    rng = np.random.default_rng(11)
+    structures = [small_structure(rng, f"mine/{number}") for number in range(count)]
+    if change is not None:
+        structures = [change(one) for one in structures]
+    write(path, [one.to_atoms() for one in structures], format="extxyz")
+    return path
+
+
+def test_one_file_gives_a_model_a_report_and_a_card(base: Path, tmp_path: Path):
+    data = xyz(tmp_path / "my.extxyz")
+    to = tmp_path / "run"
+    finetune(config_for(Request(data=data, to=to, base=base, words=SHORT)), quiet=True)
+    card = json.loads((to / "card.json").read_text())
+    splits = card["data"][0]["splits"]
+    assert splits["train"] + splits["val"] == 30
+    assert splits["val"] >= 3
+    assert card["errors"]["validation_step_0"]["my"]["energy_mae_mev_per_atom"] > 0
+    assert {fit["head"] for fit in card["heads_ranked"]["my"]} == set(load(base).subsets)
+    assert "## Limits" in (to / "card.md").read_text()
+    assert "<html" in (to / "report.html").read_text()
+    assert (to / "doctor.json").is_file()
+    assert (to / "best").exists()
+
+
+def test_no_steps_give_the_predictions_of_the_base(base: Path, tmp_path: Path):
+    nothing = ["train.steps=0", "train.workers=0"]
+    data = xyz(tmp_path / "my.extxyz")
+    request = Request(data, tmp_path / "one", base, head="both", words=nothing)
+    finetune(config_for(request), quiet=True)
+    finetune(config_for(replace(request, to=tmp_path / "two", base=tmp_path / "one", head="my")))
+    structures = list(Store.open(tmp_path / "one" / "data"))
+    original = list(predict(load(base), structures, "both"))
+    first = list(predict(load(tmp_path / "one"), structures))
+    second = list(predict(load(tmp_path / "two"), structures))
+    for before, one, two in zip(original, first, second, strict=True):
+        assert one.energy == pytest.approx(before.energy, rel=0, abs=2e-6)
+        assert np.allclose(one.forces, before.forces, rtol=0, atol=2e-6)  # sums of 3 columns, of 1
+        assert two.energy == one.energy
+        assert np.array_equal(two.forces, one.forces)
+
+
+def test_a_model_from_scratch_needs_no_checkpoint(tmp_path: Path):
+    request = Request(
+        data=xyz(tmp_path / "my.extxyz"), to=tmp_path / "run", preset="lamm-xs", words=SHORT
+    )
+    assert finetune(config_for(request), quiet=True).step == 4
+    assert json.loads((tmp_path / "run" / "card.json").read_text())["base"] is None
+
+
+def test_given_files_are_the_splits(base: Path, tmp_path: Path):
+    request = Request(
+        data=xyz(tmp_path / "train.xyz", 20),
+        val=xyz(tmp_path / "val.xyz", 5),
+        test=xyz(tmp_path / "test.xyz", 4),
+        to=tmp_path / "run",
+        base=base,
+        accept_data=True,
+        words=SHORT,
+    )
+    finetune(config_for(request), quiet=True)
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["data"][0]["splits"] == {"train": 20, "val": 5, "test": 4}
+    assert card["errors"]["test"]["train"]["structures"] == 4
+
+
+def test_marks_that_leave_nothing_to_train_on_are_left_aside(base: Path, tmp_path: Path):
+    data = xyz(tmp_path / "my.xyz", change=lambda one: replace(one, split="val"))
+    config_for(Request(data=data, to=tmp_path / "run", base=base, words=SHORT))
+    split = Store.open(tmp_path / "run" / "data").index.split
+    assert (split == TRAIN).sum() > (split == VAL).sum() > 0
+
+
+def test_data_that_are_surely_wrong_stop_the_run_and_leave_no_data(base: Path, tmp_path: Path):
+    def flipped(one: Structure) -> Structure:
+        return replace(one, positions=one.positions * 0.529177)  # bohr in a file of ångströms
+
+    data = xyz(tmp_path / "my.xyz", 60, flipped)
+    request = Request(data=data, to=tmp_path / "run", base=base, words=SHORT)
+    with pytest.raises(DataError, match="--accept-data"):
+        config_for(request)
+    assert not (tmp_path / "run" / "data").exists()
+    config_for(replace(request, accept_data=True))
+
+
+def test_some_structures_without_forces_are_trained_on_too(base: Path, tmp_path: Path):
+    def half(one: Structure) -> Structure:
+        return replace(one, forces=None) if int(one.id.split("/")[-1]) % 2 else one
+
+    request = Request(
+        data=xyz(tmp_path / "my.xyz", 30, half), to=tmp_path / "run", base=base, words=SHORT
+    )
+    assert finetune(config_for(request), quiet=True).step == 4
+
+
+def test_a_time_limit_ends_the_run_with_the_rate_at_its_end(base: Path, tmp_path: Path):
+    config = config_for(
+        Request(
+            data=xyz(tmp_path / "my.xyz"),
+            to=tmp_path / "run",
+            base=base,
+            max_seconds=60.0,
+            words=[
+                "train.max_seconds=4",
+                "train.workers=0",
+                "train.log_every=2",
+                "optim.warmup_steps=2",
+            ],
+        )
+    )
+    state = finetune(config, quiet=True)
+    assert state.step > 10
+    assert state.seconds < 6
+    rates = [line["lr"] for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert rates[-1] < 0.3 * max(rates)
+
+
+def test_the_head_of_the_same_data_ranks_first(base: Path):
+    model = load(base)
+    rng = np.random.default_rng(3)
+    structures = [small_structure(rng, f"x/{n}") for n in range(40)]
+    column = model.column("energies")
+    with torch.no_grad():  # labels that one head gives, on another zero of the energy
+        said = list(predict(model, structures, "energies"))
+    labelled = [
+        replace(one, energy=p.energy + 3.0 * one.num_atoms, forces=p.forces)
+        for one, p in zip(structures, said, strict=True)
+    ]
+    zero = Normalisation(np.zeros(119), np.ones(119, dtype=bool), 1.0, 1.0)
+    best = rank_heads(model, labelled, zero)[0]
+    assert best.head == model.subsets[column]
+    assert best.energy_mae == pytest.approx(0, abs=1e-2)
+    assert best.forces_mae == pytest.approx(0, abs=1e-2)
+    assert best.energy_factor == pytest.approx(1, abs=1e-4)
+
+
+def test_a_frozen_encoder_doesnt_move(base: Path, tmp_path: Path):
+    request = Request(
+        data=xyz(tmp_path / "my.xyz"), to=tmp_path / "run", base=base, frozen=True, words=SHORT
+    )
+    finetune(config_for(request), quiet=True)
+    before, after = load(base), load(tmp_path / "run" / "last")
+    for name, weight in before.encoder.state_dict().items():
+        assert torch.equal(weight, after.encoder.state_dict()[name]), name
+    moved = [
+        not torch.equal(a, b)
+        for (_, a), (_, b) in zip(before.head_parameters(), after.head_parameters(), strict=True)
+        if a.shape == b.shape
+    ]
+    assert any(moved)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])
+def test_times_as_people_write_them(text: str, seconds: float):
+    assert parse_time(text) == seconds
+
+
+def test_a_time_without_a_unit_is_refused():
+    with pytest.raises(ConfigError, match="10m"):
+        parse_time("10")

@@ -1,0 +1,49 @@
+"""The rules by which fine-tuning chooses what its user doesn't."""
+
+import pytest
+
+from lamm.finetune.rules import (
+    FEWEST_STEPS,
+    MOST_STEPS,
+    batch_size,
+    choose_recipe,
+    held_out_shares,
+    learning_rate,
+)
+
+
+def test_few_structures_have_no_test_split():
+    assert held_out_shares(30) == (0.2, 0.0)
+    assert held_out_shares(500) == (0.1, 0.1)
+
+
+def test_mini_batches_hold_about_as_many_atoms_whatever_the_size_of_structures():
+    assert batch_size(10_000, 20.0) * 20 == batch_size(10_000, 40.0) * 40 == 160
+    assert batch_size(10_000, 1000.0) == 1
+
+
+def test_a_small_set_still_has_several_steps_to_an_epoch():
+    assert batch_size(24, 3.0) == 2
+    assert batch_size(1, 3.0) == 1
+
+
+def test_wider_models_learn_more_slowly():
+    assert learning_rate(24) == learning_rate(96) == 1e-3
+    assert learning_rate(384) == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize(("structures", "steps"), [(4, FEWEST_STEPS), (10**6, MOST_STEPS)])
+def test_the_length_stays_within_bounds(structures: int, steps: int):
+    assert choose_recipe(structures, 20.0, 96, steps=None, timed=False).steps == steps
+
+
+@pytest.mark.parametrize("steps", [0, 1, 10, 1000])
+def test_warm_up_and_validations_fit_the_length_that_a_user_says(steps: int):
+    recipe = choose_recipe(100, 20.0, 96, steps=steps, timed=False)
+    assert recipe.steps == steps
+    assert recipe.warmup_steps <= steps // 20
+    assert recipe.validate_every >= 1
+
+
+def test_nothing_stops_early_where_the_time_is_given():
+    assert choose_recipe(100, 20.0, 96, steps=None, timed=True).patience is None
