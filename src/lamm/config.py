@@ -72,6 +72,9 @@ class FinetuneConfig(TrainingConfig):
     the base's head that suits the training structures best; or a pre-training subset's name."""
     heads: dict[str, str] = Field(default_factory=dict)
     """New subset to pre-training subset whose head it starts from."""
+    replay: list[str] = Field(default_factory=list)
+    """Subsets that the base knows already: their outputs, references and scales stay as they are
+    before the first step, so that the errors tell what is forgotten."""
     encoder: Literal["trained", "frozen"] = "trained"
     """``frozen``: the heads alone are trained."""
 

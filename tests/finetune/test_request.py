@@ -196,3 +196,65 @@ def test_times_as_people_write_them(text: str, seconds: float):
 def test_a_time_without_a_unit_is_refused():
     with pytest.raises(ConfigError, match="10m"):
         parse_time("10")
+
+
+def test_replayed_heads_are_the_base_before_the_first_step(base: Path, tmp_path: Path):
+    to = tmp_path / "run"
+    request = Request(
+        data=xyz(tmp_path / "my.xyz"), to=to, base=base, replay=("both", "none"), words=SHORT
+    )
+    finetune(config_for(request), quiet=True)
+    assert load(to).subsets == ("my", "both", "none")
+    card = json.loads((to / "card.json").read_text())
+    validations = [line for line in read_metrics(base) if line["kind"] == "validation"]
+    known = min(validations, key=lambda line: line["loss"])["subsets"]["both"]
+    before = card["forgetting"]["both"]["before"]
+    assert before["structures"] == known["structures"]
+    for key in ("energy_mae_mev_per_atom", "forces_mae_mev_per_ang"):
+        assert before[key] == pytest.approx(known[key], rel=1e-4)
+    assert "What the old heads forgot" in (to / "card.md").read_text()
+    assert "What the old heads forgot" in (to / "report.html").read_text()
+
+
+def test_a_subset_that_the_base_never_had_cant_be_replayed(base: Path, tmp_path: Path):
+    request = Request(
+        data=xyz(tmp_path / "my.xyz"), to=tmp_path / "run", base=base, replay=("bothe",)
+    )
+    with pytest.raises(ConfigError, match="Did you mean 'both'"):
+        config_for(request)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unlabelled_structures_are_denoised_beside_the_labelled_ones(base: Path, tmp_path: Path):
+    def bare(one: Structure) -> Structure:
+        return replace(one, energy=None, forces=None)
+
+    request = Request(
+        data=xyz(tmp_path / "my.xyz"),
+        to=tmp_path / "run",
+        base=base,
+        unlabelled=xyz(tmp_path / "more.xyz", 200, bare),
+        words=SHORT,
+    )
+    finetune(config_for(request), quiet=True)
+    model = load(tmp_path / "run")
+    assert model.subsets == ("my", "unlabelled")
+    assert float(model.force_scale[1]) == pytest.approx(0.1)
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["errors"]["validation"]["unlabelled"]["denoising_mae_fair_ang"] > 0
+
+
+def test_an_element_of_one_structure_alone_is_for_training(base: Path, tmp_path: Path):
+    def rare(one: Structure) -> Structure:
+        numbers = one.atomic_numbers.copy()
+        numbers[0] = 20 + int(one.id.split("/")[-1])  # each structure has an element of its own
+        return replace(one, atomic_numbers=numbers) if one.id.endswith(("1", "2", "3")) else one
+
+    request = Request(data=xyz(tmp_path / "my.xyz", 60, rare), to=tmp_path / "run", base=base)
+    config_for(replace(request, accept_data=True))
+    store = Store.open(tmp_path / "run" / "data")
+    split = store.index.split
+    trained = {z for row in np.flatnonzero(split == TRAIN) for z in store[int(row)].atomic_numbers}
+    held = {z for row in np.flatnonzero(split != TRAIN) for z in store[int(row)].atomic_numbers}
+    assert held
+    assert held <= trained

@@ -93,3 +93,26 @@ def test_the_training_knows_no_model_by_name():
     folder = Path(optim.__file__).parent
     for path in folder.glob("*.py"):
         assert not re.search("painn|equiformer", path.read_text(encoding="utf-8"), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_rates_fall_from_the_heads_through_the_layers_to_the_embeddings(name: str):
+    model = build(SMALL_MODELS[name], ["one"], seed=0)
+    config = OptimConfig(lr=1.0, layer_decay=0.5, encoder_lr_factor=0.1)
+    groups = parameter_groups(model, model.encoder, config)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    layers = model.config.encoder.num_layers
+    found = {
+        tensor: rate[id(parameter)]
+        for tensor, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    for tensor, value in found.items():
+        parts = tensor.split(".")
+        if parts[0] != "encoder":
+            expected = 1.0
+        elif parts[1] in ("messages", "updates", "blocks"):
+            expected = 0.1 * 0.5 ** (layers - 1 - int(parts[2]))
+        else:
+            expected = 0.1 if parts[1] == "norm" else 0.1 * 0.5**layers
+        assert value == pytest.approx(expected), tensor

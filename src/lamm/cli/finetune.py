@@ -34,6 +34,16 @@ def finetune(
     frozen: Annotated[
         bool, typer.Option("--frozen-encoder", help="Train the heads alone.")
     ] = False,
+    layer_decay: Annotated[
+        float, typer.Option(help="What the rate falls by with each layer below the heads, as 0.7.")
+    ] = 1.0,
+    replay: Annotated[
+        list[str] | None,
+        typer.Option(help="Pre-training subset to train on too; several times, or all."),
+    ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Structures for denoising beside the labelled ones.")
+    ] = None,
     max_time: Annotated[
         str | None,
         typer.Option(help="All of it in this time, as 10m; the learning rate falls with it."),
@@ -51,17 +61,18 @@ def finetune(
     """
     from lamm.cli.common import start_logging
     from lamm.config import read_finetune_config
+    from lamm.finetune import Request
     from lamm.finetune import finetune as run
-    from lamm.finetune.request import Request, config_for, parse_time, resumed_config
+    from lamm.finetune.request import config_for, parse_time, resumed_config
 
     start_logging(quiet=as_json)
     words = list(overrides or [])
     if config is not None and "=" in str(config):  # with options there is no configuration file
         words.insert(0, str(config))
         config = None
-    options = (base, preset, data, val, test, head, max_time)
+    options = (base, preset, data, val, test, head, replay, unlabelled, max_time)
     if config is not None:
-        if any(one is not None for one in options) or frozen or accept_data:
+        if any(one is not None for one in options) or frozen or accept_data or layer_decay != 1:
             raise ConfigError(
                 "both a configuration and options such as --from/--data are given. Leave one out; "
                 "single entries of a configuration are changed by KEY=VALUE."
@@ -89,6 +100,9 @@ def finetune(
                 test=test,
                 head=head,
                 frozen=frozen,
+                layer_decay=layer_decay,
+                replay=tuple(replay or ()),
+                unlabelled=unlabelled,
                 max_seconds=None if max_time is None else parse_time(max_time),
                 accept_data=accept_data,
                 words=words,

@@ -4,7 +4,8 @@
 the pre-training head that suits them, `run` trains, `card` says what came out.
 """
 
-from lamm.finetune.request import Request, config_for
+from lamm.finetune.further import Request
+from lamm.finetune.request import config_for
 from lamm.finetune.run import check_architecture, finetune, start_from
 
 __all__ = ["Request", "check_architecture", "config_for", "finetune", "start_from"]

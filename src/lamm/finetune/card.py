@@ -29,6 +29,8 @@ from lamm.typing import JSONDict
 logger = logging.getLogger(__name__)
 
 CARD_JSON, CARD_TEXT, REPORT = "card.json", "card.md", "report.html"
+MOST_ELEMENTS = 20
+"""Elements that the limits name one by one; the data's section has them all."""
 ERRORS = {
     "energy_mae_mev_per_atom": "energy MAE (meV/atom)",
     "energy_rmse_mev_per_atom": "energy RMSE (meV/atom)",
@@ -84,11 +86,24 @@ def write_card(
         },
         "heads_ranked": {name: [_ranked(fit) for fit in fits] for name, fits in rankings.items()},
         "errors": errors,
+        "forgetting": {
+            name: {"before": lines[0]["subsets"][name], "after": best["subsets"][name]}
+            for name in config.replay
+        },
         "limits": _limits(model, joint),
     }
     write_json(config.to / CARD_JSON, card)
     write_text(config.to / CARD_TEXT, card_text(card))
-    report_page([read_run(config.to)]).write(config.to / REPORT)
+    page = report_page([read_run(config.to)])
+    if config.replay:
+        page.section("What the old heads forgot", "Validation errors before and after.")
+        page.table(
+            ["Subset", "Error", "Before", "After"],
+            [[*row] for row in forgetting_rows(card["forgetting"])],
+            "Replayed subsets, at step 0 and at the best step.",
+        )
+    page.details("Model card", card_text(card))
+    page.write(config.to / REPORT)
     logger.info("best model: %s, card: %s, report: %s", config.to / "best", CARD_TEXT, REPORT)
     return card
 
@@ -143,9 +158,10 @@ def _data(joint: JointDataset, number: int) -> JSONDict:
 def _limits(model: Potential, joint: JointDataset) -> list[str]:
     """What the model wasn't made for, in sentences."""
     elements = sorted({symbol for one in joint.subsets for symbol in one.store.card.elements})
+    said = ", ".join(elements) if len(elements) <= MOST_ELEMENTS else f"the {len(elements)} above"
     largest = max(one.store.card.num_atoms.max for one in joint.subsets)
     limits = [
-        f"Elements other than {', '.join(elements)} are outside the fine-tuning data.",
+        f"Elements other than {said} are outside the fine-tuning data.",
         f"The largest structure had {largest} atoms; interactions end at "
         f"{model.graph_config.cutoff:g} Å.",
         "Errors hold for structures like the held-out ones; other phases, temperatures and "
@@ -184,6 +200,7 @@ def card_text(card: JSONDict) -> str:
         for name, errors in subsets.items():
             cells = [_cell(errors.get(key)) for key in ERRORS]
             lines.append(f"| {name} | {title} | " + " | ".join(cells) + " |")
+    lines += _forgetting(card["forgetting"])
     lines += ["", "## Data", ""]
     for one in data:
         splits = ", ".join(f"{count:,} {name}" for name, count in one["splits"].items())
@@ -207,6 +224,28 @@ def card_text(card: JSONDict) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def forgetting_rows(forgetting: JSONDict) -> list[tuple[str, str, float, float]]:
+    """Subset, kind of error, and its value before and after, of each replayed subset."""
+    keys = {**ERRORS, "denoising_mae_fair_ang": "noise MAE (Å)"}
+    return [
+        (name, title, one["before"][key], one["after"][key])
+        for name, one in forgetting.items()
+        for key, title in keys.items()
+        if one["before"].get(key) is not None and one["after"].get(key) is not None
+    ]
+
+
+def _forgetting(forgetting: JSONDict) -> list[str]:
+    """The same as Markdown."""
+    if not forgetting:
+        return []
+    lines = ["", "## What the old heads forgot", "", "| subset | error | before | after |"]
+    lines.append("| --- | --- | --- | --- |")
+    for name, title, before, after in forgetting_rows(forgetting):
+        lines.append(f"| {name} | {title} | {before:.4g} | {after:.4g} |")
+    return lines
 
 
 def _cell(value: Any) -> str:

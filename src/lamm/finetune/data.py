@@ -147,13 +147,42 @@ def _splits(stores: Mapping[str, Store], seed: int) -> dict[str, NDArray[np.uint
         if groups.max() == 0:
             groups = np.arange(len(groups))
             logger.info("all structures are nearly the same: they are split one by one")
-        split[free] = split_groups(groups, val_share, test_share, seed)
+        split[free] = _with_all_elements(
+            store, np.flatnonzero(free), groups, split_groups(groups, val_share, test_share, seed)
+        )
         logger.info(
             "split by %d groups of like structures (same system, copies)", int(groups.max()) + 1
         )
     split[split == NONE] = TRAIN
     splits["train"] = split
     return splits
+
+
+def _with_all_elements(
+    store: Store,
+    rows: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    split: NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    """The split with those groups in training that have an element which training lacks.
+
+    Its reference energy couldn't be known otherwise, and the error would be that of an atom.
+    """
+    present = [set(structure.atomic_numbers.tolist()) for structure in store.structures(rows)]
+    known = {z for place in np.flatnonzero(split == TRAIN) for z in present[int(place)]}
+    result = split.copy()
+    moved = 0
+    for place in np.flatnonzero(split != TRAIN):
+        if result[place] != TRAIN and not present[int(place)] <= known:
+            group = np.flatnonzero(groups == groups[place])
+            if not ((result == VAL) & (groups != groups[place])).any():
+                continue  # the last group for validation stays
+            result[group] = TRAIN
+            known |= {z for other in group for z in present[int(other)]}
+            moved += len(group)
+    if moved:
+        logger.info("%d structures with elements that no other has go to training", moved)
+    return result
 
 
 def check_data(store: Store, to: Path, *, accept: bool = False) -> Diagnosis:

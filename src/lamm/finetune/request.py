@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lamm.data.splits import TRAIN
 from lamm.data.store import Store
 from lamm.errors import ConfigError
 from lamm.finetune.data import check_data, prepare_data
+from lamm.finetune.further import UNLABELLED, Request, further_subsets, unlabelled_subset
 from lamm.finetune.rules import MAX_VAL, choose_recipe
 from lamm.models.presets import ModelConfig, resolve_model
 from lamm.schema import parse
@@ -31,25 +31,6 @@ LEAST_SECONDS = 5.0
 """Time for training that must be left after the data is prepared."""
 AFTER, AFTER_SHARE = 3.0, 0.03
 """Seconds, and share of the whole, that are kept for test errors, card and report."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What ``lamm finetune`` was asked for."""
-
-    data: Path
-    to: Path
-    base: Path | None = None
-    """Checkpoint; None for training `preset` from scratch."""
-    preset: str | None = None
-    val: Path | None = None
-    test: Path | None = None
-    head: str | None = None
-    """``reset``, ``best`` or a subset of the base; by rule where left out."""
-    frozen: bool = False
-    max_seconds: float | None = None
-    accept_data: bool = False
-    words: Sequence[str] = ()
 
 
 def parse_time(text: str) -> float:
@@ -82,11 +63,23 @@ def config_for(request: Request) -> FinetuneConfig:
             f"{request.to}: there is a run in this folder already.\n"
             "  Go on with it by --resume, or choose another folder with --to."
         )
+    old = further_subsets(request)
+    further = dict(old.pop("subsets", {}))
     store = prepare_data(
         request.data, request.to, val=request.val, test=request.test, seed=_seed(said)
     )
     check_data(store, request.to, accept=request.accept_data)
+    if request.unlabelled is not None:
+        further |= unlabelled_subset(request.unlabelled, request.to)
+    clash = sorted(further.keys() & {store.card.name})
+    if clash:
+        shutil.rmtree(store.path)
+        raise ConfigError(
+            f"the data is called '{clash[0]}', as a further subset is. Give its file another name."
+        )
     mapping = _mapping(request, store, model, said)
+    mapping["data"] |= old | {"subsets": mapping["data"]["subsets"] | further}
+    mapping["replay"] = [name for name in further if name != UNLABELLED]
     if request.max_seconds is not None:
         left = request.max_seconds * (1 - AFTER_SHARE) - AFTER - (time.monotonic() - begin)
         if left < LEAST_SECONDS:
@@ -162,6 +155,7 @@ def _mapping(
         "optim": {
             "lr": recipe.lr,
             "encoder_lr_factor": recipe.encoder_lr_factor,
+            "layer_decay": request.layer_decay,
             "warmup_steps": recipe.warmup_steps,
             "ema_decay": recipe.ema_decay,
         },

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lamm.config import BEST, RESET, FinetuneConfig
-from lamm.data.joint import JointDataset, refit_normalisation
+from lamm.data.joint import JointDataset, Subset, refit_normalisation
+from lamm.data.references import Normalisation
 from lamm.errors import CheckpointError, ConfigError, nearest_names
 from lamm.finetune.card import write_card
 from lamm.finetune.ranking import MAX_RANKED, HeadFit, rank_heads, ranking_table, take_over
@@ -78,6 +79,11 @@ def check_heads(config: FinetuneConfig, base: Potential | None) -> None:
     raise ConfigError(f"head '{config.head}': unknown. {nearest_names(config.head, known)}")
 
 
+def fitted_on_train(subset: Subset) -> Normalisation:
+    """References and scales of a subset's training structures; the noise's where it is denoised."""
+    return subset.normalisation() if subset.denoising is not None else refit_normalisation(subset)
+
+
 def starting_model(
     config: FinetuneConfig, base: Potential | None, joint: JointDataset
 ) -> tuple[Potential, dict[str, list[HeadFit]]]:
@@ -93,14 +99,14 @@ def starting_model(
     if base is None:
         assert config.model is not None, "the configuration is checked"
         model = build(config.model, joint.names, seed=config.seed)
-        set_normalisation(model, [refit_normalisation(subset) for subset in joint.subsets])
+        set_normalisation(model, [fitted_on_train(subset) for subset in joint.subsets])
         return model, {}
-    fitted = {subset.name: refit_normalisation(subset) for subset in joint.subsets}
+    fitted = {subset.name: fitted_on_train(subset) for subset in joint.subsets}
     rankings: dict[str, list[HeadFit]] = {}
-    heads = dict(config.heads)
+    heads = dict(config.heads) | {name: name for name in config.replay}
     for subset in joint.subsets:
         named = heads.get(subset.name, config.head)
-        if named == RESET or subset.denoising is not None:
+        if subset.name in config.replay or named == RESET or subset.denoising is not None:
             continue
         rows = subset.rows("train")
         if len(rows) > MAX_RANKED:
@@ -119,6 +125,8 @@ def starting_model(
     model = start_from(base, joint.names, heads, config.seed)
     for column, name in enumerate(joint.names):
         fits = rankings.get(name, [])
+        if name in config.replay:
+            continue  # with its references and scales
         if not fits:
             set_one(model, column, fitted[name])
         elif config.train.steps != 0:

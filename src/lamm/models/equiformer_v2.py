@@ -184,6 +184,9 @@ class Block(nn.Module):
 class EquiformerV2(nn.Module):
     """Encoder of Eq. (1): embedding, then the layers, then a last norm."""
 
+    after_layers = ("norm",)
+    """What comes after the last layer, for rates that fall from layer to layer."""
+
     def __init__(self, config: EquiformerV2Config) -> None:
         super().__init__()
         self.config = config

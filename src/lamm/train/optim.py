@@ -19,6 +19,9 @@ class OptimConfig(Frozen):
     """Peak learning rate."""
     encoder_lr_factor: PositiveFloat = 1.0
     """What the encoder's rate is multiplied by; below 1 in fine-tuning keeps what it learnt."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What the rate falls by with each layer of the encoder, from the last to the first and on to
+    what lies below it; below 1 in fine-tuning keeps what early layers learnt. Heads have `lr`."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled decay of matrices; biases, norms and embeddings have none."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -56,13 +59,13 @@ def learning_rate_factor(step: int, num_steps: int, config: OptimConfig) -> floa
 def parameter_groups(
     model: nn.Module, encoder: nn.Module, config: OptimConfig
 ) -> list[dict[str, object]]:
-    """Cut the parameters into encoder and heads, each with and without weight decay.
+    """Cut the parameters into layers of the encoder and heads, each with and without weight decay.
 
     Only matrices of linear layers decay: a bias, a norm's gain or an element's embedding has no
     reason to be small. A module says by `undecayed` which of its tensors of more dimensions are
     gains.
     """
-    of_encoder = {id(parameter) for parameter in encoder.parameters()}
+    depths = layers_above(encoder)
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
@@ -77,12 +80,38 @@ def parameter_groups(
             continue
         matrix = parameter.ndim >= 2 and id(parameter) not in embeddings | gains
         decay = config.weight_decay if matrix else 0.0
-        rate = config.lr * (config.encoder_lr_factor if id(parameter) in of_encoder else 1.0)
+        rate = config.lr
+        if id(parameter) in depths:
+            rate *= config.encoder_lr_factor * config.layer_decay ** depths[id(parameter)]
         groups.setdefault((rate, decay), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def layers_above(encoder: nn.Module) -> dict[int, int]:
+    """How many layers an encoder's parameter has above it, by its ``id``.
+
+    The layers are the entries of the encoder's own lists of modules: 0 for the last, L - 1 for the
+    first of L. What is in no such list, the embeddings below all layers, has L; what comes after
+    the last layer, which the encoder names by `after_layers`, has 0.
+    """
+    lists = {
+        name: len(module)
+        for name, module in encoder.named_children()
+        if isinstance(module, nn.ModuleList)
+    }
+    num_layers = max(lists.values(), default=0)
+    after = tuple(getattr(encoder, "after_layers", ()))
+    depths = {}
+    for name, parameter in encoder.named_parameters():
+        top, *rest = name.split(".")
+        if top in lists:
+            depths[id(parameter)] = lists[top] - 1 - int(rest[0])
+        else:
+            depths[id(parameter)] = 0 if top in after else num_layers
+    return depths
 
 
 def build_optimizer(
