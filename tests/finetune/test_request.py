@@ -227,7 +227,7 @@ def test_a_subset_that_the_base_never_had_cant_be_replayed(base: Path, tmp_path:
 
 def test_unlabelled_structures_are_denoised_beside_the_labelled_ones(base: Path, tmp_path: Path):
     def bare(one: Structure) -> Structure:
-        return replace(one, energy=None, forces=None)
+        return replace(one, energy=None, forces=None, split="val")  # a mark that says nothing
 
     request = Request(
         data=xyz(tmp_path / "my.xyz"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lamm.data.cards import CardHeader
+from lamm.data.cards import CardHeader, KeyNames
 from lamm.data.ingest import ingest
 from lamm.data.store import Store
 from lamm.errors import ConfigError, nearest_names
@@ -102,6 +102,7 @@ def unlabelled_subset(path: Path, to: Path) -> dict[str, Any]:
     store = path
     if path.is_file():
         store = to / UNLABELLED
-        ingest("extxyz", [path], store, CardHeader(name=UNLABELLED, task="denoising"))
+        header = CardHeader(name=UNLABELLED, task="denoising", keys=KeyNames(split="none"))
+        ingest("extxyz", [path], store, header)
     Store.open(store)
     return {UNLABELLED: {"store": str(store), "denoising": {"std": 0.1}}}
