@@ -1,5 +1,6 @@
 """Several stores as one: ids, splits, masks, noise, batches."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 
 from lamm.balance.columns import as_array
 from lamm.data.joint import DataConfig, JointDataset, store_path
-from lamm.data.loader import PlannedBatches, load_batches, split_parts
-from lamm.errors import ConfigError, StoreError
+from lamm.data.loader import PlannedBatches, load_batches, one_ahead, split_parts
+from lamm.errors import ConfigError, DataError, StoreError
 from lamm.graph.neighbors import GraphConfig
 from small import small_config, small_store
 
@@ -123,3 +124,32 @@ def test_paths_of_stores_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyP
         store_path("mini:molecules_unlabeled")
     with pytest.raises(StoreError, match="no store at this path"):
         JointDataset(DataConfig.model_validate({"subsets": {"x": {"store": str(tmp_path / "x")}}}))
+
+
+def test_the_next_item_is_taken_while_one_is_in_use():
+    taken: list[int] = []
+    second = threading.Event()
+
+    def items():
+        for number in range(3):
+            taken.append(number)
+            if number == 1:
+                second.set()
+            yield number
+
+    ahead = one_ahead(items())
+    assert next(ahead) == 0
+    assert second.wait(5), "number 1 is taken while 0 is in use"
+    assert list(ahead) == [1, 2]
+    assert taken == [0, 1, 2]
+
+
+def test_what_goes_wrong_ahead_is_raised_where_the_item_is_asked_for():
+    def items():
+        yield 0
+        raise DataError("no such structure")
+
+    ahead = one_ahead(items())
+    assert next(ahead) == 0
+    with pytest.raises(DataError, match="no such structure"):
+        next(ahead)

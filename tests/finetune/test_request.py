@@ -121,6 +121,15 @@ def test_data_that_are_surely_wrong_stop_the_run_and_leave_no_data(base: Path, t
     config_for(replace(request, accept_data=True))
 
 
+def test_a_wrong_word_leaves_no_data(base: Path, tmp_path: Path):
+    data, to = xyz(tmp_path / "my.extxyz"), tmp_path / "run"
+    with pytest.raises(ConfigError, match="lrate"):
+        config_for(Request(data, to, base, unlabelled=data, words=["optim.lrate=1"]))
+    assert not (to / "data").exists()
+    assert not (to / "unlabelled").exists()
+    assert config_for(Request(data, to, base, words=SHORT)).to == to
+
+
 def test_some_structures_without_forces_are_trained_on_too(base: Path, tmp_path: Path):
     def half(one: Structure) -> Structure:
         return replace(one, forces=None) if int(one.id.split("/")[-1]) % 2 else one

@@ -14,6 +14,8 @@ from lamm.cli.main import app
 from lamm.data.joint import JointDataset
 from lamm.errors import BadAnswerError, ConfigError
 from lamm.models.potential import build
+from lamm.train import preflight
+from lamm.train.batches import most_neighbors
 from lamm.train.costs import COSTS, fit, peak_bytes, read_costs, sample_parts, save_costs
 from lamm.train.distributed import World
 from lamm.train.preflight import measured, settle_balance
@@ -135,6 +137,41 @@ def test_all_ranks_have_the_batch_size_of_the_one_with_least_memory(config, join
     save_costs(measured(config, model, joint, CPU), config.to)
     found = settle_balance(budget(config, memory="auto"), model, joint, TwoHosts(0, 2, CPU))
     assert found.structures_per_rank == 3
+
+
+def test_costs_of_another_device_are_measured_anew_but_a_resumed_run_keeps_its_own(
+    config, joint, caplog
+):
+    model = build(config.model, joint.names, seed=0)
+    config.to.mkdir(parents=True)
+    other = measured(config, model, joint, CPU).model_copy(update={"device": "Abacus"})
+    save_costs(other, config.to)
+    assert settle_balance(config, model, joint, ALONE) == config.balance
+    assert "measured on Abacus in float32" in caplog.text
+    kept = settle_balance(config, model, joint, ALONE, resume=True)
+    assert kept.edge_share == other.edge_share(most_neighbors(joint, model.graph_config))
+    settle_balance(budget(config, max_cost=40), model, joint, ALONE)
+    assert read_costs(config.to, model).device != "Abacus"
+
+
+class Waiting(World):
+    """Rank 1 of two, which is told what rank 0 says."""
+
+    def gather(self, mine):
+        return ["FloatingPointError: no luck", mine] if mine is None else [mine, mine]
+
+
+def test_what_goes_wrong_on_the_rank_that_measures_ends_all(config, joint, monkeypatch):
+    def fails(*_):
+        raise FloatingPointError("no luck")
+
+    monkeypatch.setattr(preflight, "measured", fails)
+    model = build(config.model, joint.names, seed=0)
+    with_budget = budget(config, max_cost=40)
+    with pytest.raises(BadAnswerError, match="FloatingPointError: no luck"):
+        settle_balance(with_budget, model, joint, ALONE)
+    with pytest.raises(BadAnswerError, match="FloatingPointError: no luck"):
+        settle_balance(with_budget, model, joint, Waiting(1, 2, CPU))
 
 
 def test_a_budget_needs_costs(config, joint, tmp_path):

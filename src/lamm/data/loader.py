@@ -6,10 +6,11 @@ model; the batch that they hand over needs one copy to the device and nothing el
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +21,11 @@ from lamm.balance.plan import Plan
 from lamm.data.joint import FIXED_NOISE, JointDataset
 from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
-from lamm.graph.packing import PackedBatch, pack
+from lamm.graph.packing import pack
 
+T = TypeVar("T")
+NICENESS = 10
+"""By how much the processes that prepare batches stand behind the one that trains."""
 Part: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
 """Joint ids and noise draws of the structures of a batch."""
 
@@ -95,8 +99,12 @@ def split_parts(
     ]
 
 
-def _leave_signals_to_the_rank(_worker: int) -> None:
-    """Ctrl-C and a queue's SIGTERM reach every process; only the rank decides when to end."""
+def _stand_back(_worker: int) -> None:
+    """Make way for the rank: it alone decides when to end, and it comes first where cores are few.
+
+    Ctrl-C and a queue's SIGTERM reach every process.
+    """
+    os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -124,14 +132,14 @@ def load_batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=on_gpu,
-        worker_init_fn=_leave_signals_to_the_rank,
+        worker_init_fn=_stand_back,
     )
     ready = iter(loader)  # starts the workers, before there is any thread
     for packed in one_ahead(ready) if workers else ready:
         yield packed.to(device, non_blocking=on_gpu).unpack()
 
 
-def one_ahead(items: Iterator[PackedBatch]) -> Iterator[PackedBatch]:
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
     """The same items, the next one always being taken while one is in use."""
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as taker:
         following = taker.submit(next, items, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -209,7 +208,6 @@ def check_data(store: Store, to: Path, *, accept: bool = False) -> Diagnosis:
         if finding.severity is Severity.error and not finding.check.startswith(WARNED_ONLY):
             fatal.append(finding)
     if fatal and not accept:
-        shutil.rmtree(store.path)  # made a moment ago; the next attempt begins anew
         raise DataError(
             f"the doctor found {len(fatal)} error(s) in the data:\n"
             + "\n".join(f"  {one.check}: {one.title}. {one.advice}" for one in fatal)

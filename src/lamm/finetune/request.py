@@ -64,31 +64,60 @@ def config_for(request: Request) -> FinetuneConfig:
             "  Go on with it by --resume, or choose another folder with --to."
         )
     old = further_subsets(request)
-    further = dict(old.pop("subsets", {}))
     store = prepare_data(
         request.data, request.to, val=request.val, test=request.test, seed=_seed(said)
     )
-    check_data(store, request.to, accept=request.accept_data)
+    try:
+        check_data(store, request.to, accept=request.accept_data)
+        mapping = _with_further(request, _mapping(request, store, model, said), store, old)
+        if request.max_seconds is not None:
+            left = _time_left(request.max_seconds, time.monotonic() - begin)
+            mapping["train"]["max_seconds"] = left
+        return parse(FinetuneConfig, override(mapping, request.words), "command line")
+    except BaseException:  # the next attempt begins anew
+        shutil.rmtree(store.path)
+        if request.unlabelled is not None and request.unlabelled.is_file():
+            shutil.rmtree(request.to / UNLABELLED, ignore_errors=True)
+        raise
+
+
+def _with_further(
+    request: Request, mapping: dict[str, Any], store: Store, old: dict[str, Any]
+) -> dict[str, Any]:
+    """The configuration with replayed and unlabelled subsets beside the user's own.
+
+    Raises:
+        ConfigError: two subsets of one name, or a path has nothing.
+        DataError: the unlabelled structures can't be used.
+    """
+    further = dict(old.get("subsets", {}))
     if request.unlabelled is not None:
         further |= unlabelled_subset(request.unlabelled, request.to)
-    clash = sorted(further.keys() & {store.card.name})
-    if clash:
-        shutil.rmtree(store.path)
+    if store.card.name in further:
         raise ConfigError(
-            f"the data is called '{clash[0]}', as a further subset is. Give its file another name."
+            f"the data is called '{store.card.name}', as a further subset is. "
+            "Give its file another name."
         )
-    mapping = _mapping(request, store, model, said)
-    mapping["data"] |= old | {"subsets": mapping["data"]["subsets"] | further}
-    mapping["replay"] = [name for name in further if name != UNLABELLED]
-    if request.max_seconds is not None:
-        left = request.max_seconds * (1 - AFTER_SHARE) - AFTER - (time.monotonic() - begin)
-        if left < LEAST_SECONDS:
-            raise ConfigError(
-                f"--max-time: preparing the data and judging the model take "
-                f"{request.max_seconds - left:.0f} s of the {request.max_seconds:.0f} s. Give more."
-            )
-        mapping["train"]["max_seconds"] = round(left, 1)
-    return parse(FinetuneConfig, override(mapping, request.words), "command line")
+    shares = {key: value for key, value in old.items() if key != "subsets"}
+    data = mapping["data"] | shares
+    data["subsets"] = data["subsets"] | further
+    replayed = [name for name in further if name != UNLABELLED]
+    return mapping | {"data": data, "replay": replayed}
+
+
+def _time_left(limit: float, used: float) -> float:
+    """Seconds for training of a time limit, after what was used and what the end needs.
+
+    Raises:
+        ConfigError: too few are left.
+    """
+    left = limit * (1 - AFTER_SHARE) - AFTER - used
+    if left < LEAST_SECONDS:
+        raise ConfigError(
+            f"--max-time: preparing the data and judging the model take {limit - left:.0f} s of "
+            f"the {limit:.0f} s. Give more."
+        )
+    return round(left, 1)
 
 
 def _architecture(request: Request) -> ModelConfig:

@@ -8,6 +8,7 @@ another number of ranks, plans with the same costs.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import time
@@ -33,6 +34,8 @@ from lamm.keyed import key_of, shuffled
 from lamm.models.potential import Potential
 from lamm.schema import Frozen, parse
 from lamm.train.memory import is_out_of_memory, release_memory
+
+logger = logging.getLogger(__name__)
 
 COSTS = "costs.json"
 LOADS = (2, 8, 32)
@@ -342,3 +345,18 @@ def read_costs(run_dir: Path, model: Potential) -> StepCosts | None:
             "Remove the file to measure again."
         )
     return costs
+
+
+def hold_here(costs: StepCosts, device: torch.device, precision: str) -> bool:
+    """Whether costs are this device's in this precision; if not, the log says so."""
+    here = _device_name(device), precision
+    if (costs.device, costs.precision) == here:
+        return True
+    logger.warning(
+        "the costs in the run folder were measured on %s in %s, and this is %s in %s: they don't "
+        "hold here",
+        costs.device,
+        costs.precision,
+        *here,
+    )
+    return False

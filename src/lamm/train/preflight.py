@@ -20,7 +20,7 @@ from lamm.balance.settings import AUTO, BalanceConfig, parse_bytes
 from lamm.config import RunConfig, TrainingConfig
 from lamm.data.joint import JointDataset
 from lamm.data.sampling import temperature_sizes
-from lamm.errors import BadAnswerError, ConfigError
+from lamm.errors import BadAnswerError, ConfigError, LaMMError
 from lamm.files import replaced_file
 from lamm.graph.batch import GraphBatch
 from lamm.loss import LabelCounts
@@ -30,6 +30,7 @@ from lamm.train.batches import most_neighbors
 from lamm.train.costs import (
     StepCosts,
     free_bytes,
+    hold_here,
     measure,
     read_costs,
     resident_bytes,
@@ -47,18 +48,25 @@ WINDOWS_LOOKED_AT = 4
 
 
 def settle_balance(
-    config: TrainingConfig, model: Potential, joint: JointDataset, world: World
+    config: TrainingConfig,
+    model: Potential,
+    joint: JointDataset,
+    world: World,
+    *,
+    resume: bool = False,
 ) -> BalanceConfig:
     """The run's settings of batches, a budget turned into a batch size by measured costs.
 
-    Costs that the run folder keeps are used; a budget without any has them measured by rank 0.
+    Costs that the run folder keeps are used if they are this device's; a budget without any has
+    them measured by rank 0. A run that is resumed keeps its costs on any device, since its plan
+    depends on them.
 
     Raises:
         ConfigError: the costs kept are another model's, or not one structure fits the budget.
         BadAnswerError: the steps that should be measured didn't fit into the memory.
     """
     balance = config.balance
-    costs = read_costs(config.to, model)
+    costs = _costs_kept(config, model, world, resume)
     if costs is None and balance.has_budget:
         said = _measure_and_keep(config, model, joint, world) if world.is_main else None
         if (fault := world.gather(said)[0]) is not None:
@@ -80,14 +88,24 @@ def settle_balance(
     return settled
 
 
+def _costs_kept(
+    config: TrainingConfig, model: Potential, world: World, resume: bool
+) -> StepCosts | None:
+    """The costs of the run folder, if they hold on all ranks or the run began with them."""
+    costs = read_costs(config.to, model)
+    holds = costs is not None and (resume or hold_here(costs, world.device, config.train.precision))
+    return costs if all(world.gather(holds)) else None
+
+
 def _measure_and_keep(
     config: TrainingConfig, model: Potential, joint: JointDataset, world: World
 ) -> str | None:
     """Measure on this rank for all; what went wrong, for the others, who are waiting."""
     try:
         save_costs(measured(config, model, joint, world.device), config.to)
-    except BadAnswerError as error:
-        return str(error)
+    except Exception as error:  # whatever it is: the other ranks wait for an answer
+        logger.debug("measuring the costs of a step failed", exc_info=True)
+        return str(error) if isinstance(error, LaMMError) else f"{type(error).__name__}: {error}"
     return None
 
 
@@ -208,10 +226,12 @@ def look_ahead(
     joint = JointDataset(config.data, config.seed)
     model = build(config.model, joint.names, seed=config.seed)
     costs = read_costs(config.to, model)
+    if costs is not None and not hold_here(costs, device, config.train.precision):
+        costs = None
     if costs is None and config.balance.has_budget and not measures:
         raise ConfigError(
-            f"{config.to}: no measured costs yet, and a budget of memory or cost needs them. "
-            "Leave out --no-measure, or give `balance.batch_size`."
+            f"{config.to}: no measured costs that hold here, and a budget of memory or cost needs "
+            "them. Leave out --no-measure, or give `balance.batch_size`."
         )
     if costs is None and measures:
         costs = measured(config, model, joint, device)

@@ -158,7 +158,7 @@ def run_training(
         if not resume:
             prepare_folder(config, world, settings)
     resume = world.gather(resume)[0]  # as rank 0 found the folder
-    balance = settle_balance(config, model, joint, world)
+    balance = settle_balance(config, model, joint, world, resume=resume)
     return train(
         model,
         joint,
