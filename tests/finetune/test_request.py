@@ -227,7 +227,7 @@ def test_replayed_heads_are_the_base_before_the_first_step(base: Path, tmp_path:
 
 def test_a_subset_that_the_base_never_had_cant_be_replayed(base: Path, tmp_path: Path):
     request = Request(
-        data=xyz(tmp_path / "my.xyz"), to=tmp_path / "run", base=base, replay=("bothe",)
+        data=xyz(tmp_path / "my.xyz"), to=tmp_path / "run", base=base, replay=("both_2",)
     )
     with pytest.raises(ConfigError, match="Did you mean 'both'"):
         config_for(request)
