@@ -203,6 +203,7 @@ def test_the_command_says_what_a_run_would_be(config, tmp_path):
     answer = json.loads(result.stdout)
     assert answer["ranks"] == 2
     assert answer["seconds_per_step"] > 0
+    assert 0 < answer["r_squared"]["bytes"] <= 1
     assert answer["peak_memory_gib"] >= answer["mean_memory_gib"] > 0
     with np.load(plan) as arrays:
         uses = sum(one["uses"] for one in answer["subsets"].values())
@@ -212,6 +213,9 @@ def test_the_command_says_what_a_run_would_be(config, tmp_path):
     assert not (config.to / "metrics.jsonl").exists()
     text = CliRunner().invoke(app, ["plan", str(path), "--no-measure"]).stdout
     assert "planned imbalance" in text
+    assert "R^2" in text
+    words = ["plan", str(path), "balance.memory=2GiB", "balance.batch_size=null"]
+    assert "budget 2.00 GiB" in CliRunner().invoke(app, words).stdout
 
 
 def test_without_measuring_there_are_no_times(config, tmp_path):

@@ -36,6 +36,10 @@ class BalanceConfig(Frozen):
     """What to do about a structure that doesn't fit into the memory alone: stop the run, or go on
     without it and list it in ``set_aside.jsonl`` of the run folder."""
 
+    warm_up: bool | None = None
+    """One step at the largest planned load before the first, thrown away, so that memory is
+    allocated once and what doesn't fit is split from the start; on a GPU where left out."""
+
     @field_validator("memory")
     @classmethod
     def _is_memory(cls, value: str | None) -> str | None:

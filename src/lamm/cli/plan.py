@@ -60,23 +60,26 @@ def table(result: dict[str, Any]) -> list[str]:
     if costs is None:
         lines.append("costs weren't measured: no time and no memory (leave out --no-measure)")
     else:
+        fits = result["r_squared"]
+        budget = f"; budget {result['budget_gib']:.2f} GiB" if "budget_gib" in result else ""
         lines += [
             f"measured on {costs['device']} in {costs['precision']}: a step takes "
-            f"{_linear(costs['seconds'], 1e3, 'ms')}",
-            f"and allocates {_linear(costs['bytes'], 1 / 2**20, 'MiB')}",
+            f"{_linear(costs['seconds'], 1e3, 'ms', fits['seconds'])}",
+            f"and allocates {_linear(costs['bytes'], 1 / 2**20, 'MiB', fits['bytes'])}",
             f"edges cause {100 * result['edge_share']:.0f}% of the time of an atom that has all",
             f"{result['seconds_per_step']:.3f} s a step, {result['hours_per_epoch']:.2f} h an "
             f"epoch, {result['hours']:.2f} h in all; ranks wait {result['waiting_share']:.1%}",
             f"memory of a rank: {result['peak_memory_gib']:.2f} GiB at most, "
-            f"{result['mean_memory_gib']:.2f} GiB on average",
+            f"{result['mean_memory_gib']:.2f} GiB on average{budget}",
         ]
     if result["advice"]:
         lines.append(result["advice"])
     return lines
 
 
-def _linear(cost: dict[str, float], unit: float, name: str) -> str:
+def _linear(cost: dict[str, float], unit: float, name: str, r_squared: float) -> str:
     return (
         f"{cost['base'] * unit:.3g} + {cost['per_atom'] * unit:.3g} an atom + "
-        f"{cost['per_edge'] * unit:.3g} an edge ({name}; median error {cost['error']:.0%})"
+        f"{cost['per_edge'] * unit:.3g} an edge ({name}; median error "
+        f"{cost['error']:.0%}, R^2 {r_squared:.3f})"
     )

@@ -97,6 +97,16 @@ class Schedule:
             planner=self.balance.planner,
         )
 
+    def largest_part(self, step: int) -> Part:
+        """The GPU batch of the largest planned load, any rank's, in the window of a step."""
+        epoch, in_epoch = divmod(step, self.steps_per_epoch)
+        some = self.windows(epoch)
+        window = some[some.at_step(in_epoch)]
+        plan = join_windows([window], self.index)
+        load = plan.rank_load(self.index.cost[window.entries])
+        where = plan.part(*divmod(int(load.argmax()), plan.num_ranks))
+        return plan.ids[where], plan.passes[where]
+
     def _known_from(self, step: int) -> list[_KnownStep]:
         """What the plan says of a step of the run and of those after it in its window."""
         epoch, in_epoch = divmod(step, self.steps_per_epoch)

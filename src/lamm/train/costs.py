@@ -84,6 +84,16 @@ class StepCosts(Frozen):
         total = self.seconds.per_atom + edges
         return round(edges / total, 4) if total > 0 else 0.0
 
+    def r_squared(self, what: Literal["seconds", "bytes"]) -> float:
+        """Share of the variance of the measured batches that the fit explains."""
+        values = np.array([one[what] for one in self.batches])
+        cost = self.seconds if what == "seconds" else self.bytes
+        fitted = cost.of(*(np.array([one[name] for one in self.batches]) for name in _SIZES))
+        return float(1 - ((values - fitted) ** 2).sum() / ((values - values.mean()) ** 2).sum())
+
+
+_SIZES = ("atoms", "edges")
+
 
 def fit(batches: Sequence[dict[str, float]], what: str) -> LinearCost:
     """Non-negative least squares, errors weighted by 1 / sqrt(value).

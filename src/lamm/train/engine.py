@@ -23,6 +23,7 @@ from lamm.train.report import ProgressLine
 from lamm.train.session import Session
 from lamm.train.step import Step
 from lamm.train.stopping import StopRequest
+from lamm.train.warmup import warm_up
 
 
 def train(
@@ -70,14 +71,16 @@ def train(
     )
     session.check_ranks(schedule.steps_per_epoch)
     pace = Pace(config, schedule.steps_per_epoch, state.step, state.seconds)
+    step = Step(model, session.optimizer, session.averaged, recipe, world)
+    on_gpu = world.device.type == "cuda"
     recovery = Recovery(
-        Step(model, session.optimizer, session.averaged, recipe, world),
+        step,
         state,
         joint,
         recipe,
         run_dir,
         session.count_update,
-        look_later=world.device.type == "cuda",
+        look_later=on_gpu,
     )
     visible, signal_number = world.is_main and not quiet, 0
 
@@ -85,6 +88,10 @@ def train(
         if state.step == 0:
             session.save(session.validate())
             pace.note_validation(0, pace.seconds())
+        if state.step < pace.most and (
+            on_gpu if recipe.balance.warm_up is None else recipe.balance.warm_up
+        ):
+            warm_up(step, schedule, state)
         for planned in schedule.steps(state.step, pace.most, config.workers):
             recovery.do(planned, learning_rate_factor(planned.step, pace.num_steps, recipe.optim))
             session.count(planned, schedule.steps_per_epoch)

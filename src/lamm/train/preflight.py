@@ -276,6 +276,12 @@ def look_ahead(
     }
     if costs is not None:
         result |= _expected(part, joint, costs, limit, epoch.num_steps, steps)
+        result["r_squared"] = {
+            "seconds": costs.r_squared("seconds"),
+            "bytes": costs.r_squared("bytes"),
+        }
+        if config.balance.memory is not None:
+            result["budget_gib"] = memory_of(config.balance, model, world) / 2**30
     return result
 
 

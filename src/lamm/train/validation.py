@@ -2,16 +2,69 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
 from lamm.data.joint import JointDataset
 from lamm.data.loader import PlannedBatches, load_batches, split_parts
+from lamm.errors import DataError
 from lamm.evaluate.metrics import ErrorSums
+from lamm.graph.batch import GraphBatch
 from lamm.loss import LabelCounts, LossConfig, normalise, universal_loss
-from lamm.models.potential import Potential
+from lamm.models.potential import Potential, Prediction
 from lamm.train.distributed import World
+from lamm.train.memory import is_out_of_memory, release_memory
+from lamm.train.parts import select
+
+logger = logging.getLogger(__name__)
+
+
+def predicted_in_parts(
+    model: Potential, batches: Iterable[GraphBatch], joint: JointDataset
+) -> Iterator[tuple[GraphBatch, Prediction]]:
+    """Batches and what a model says of them; a batch without memory enough goes in halves.
+
+    Raises:
+        DataError: one structure alone doesn't fit.
+    """
+    for batch in batches:
+        waiting = [batch]
+        while waiting:
+            part, prediction = waiting.pop(), None
+            try:
+                prediction = model(part, subset_index=part.subset_index)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if prediction is not None:
+                yield part, prediction
+                continue
+            release_memory(part.positions.device)  # outside the handler, whose error holds memory
+            waiting += _halves(part, joint)
+
+
+def _halves(batch: GraphBatch, joint: JointDataset) -> list[GraphBatch]:
+    size = batch.num_structures
+    if size == 1:
+        name, subset = (
+            joint.structure(int(batch.ids[0])).id,
+            joint.names[int(batch.subset_index[0])],
+        )
+        raise DataError(
+            f"validation: subset '{subset}', structure '{name}' of {int(batch.num_atoms[0])} atoms "
+            "doesn't fit into the memory alone.\n"
+            "  Leave such structures out with `max_atoms` of the subset, or use a smaller model or "
+            "a larger device."
+        )
+    logger.info(
+        "validation: out of memory with %d structures, which are done in halves; "
+        "`train.val_atoms_per_batch` makes such batches smaller",
+        size,
+    )
+    return [select(batch, range(size // 2, size)), select(batch, range(size // 2))]
 
 
 def validate(
@@ -50,8 +103,8 @@ def validate(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for batch in load_batches(batches, parts, workers=workers, device=world.device):
-            prediction = model(batch, subset_index=batch.subset_index)
+        loaded = load_batches(batches, parts, workers=workers, device=world.device)
+        for batch, prediction in predicted_in_parts(model, loaded, joint):
             energy, forces = prediction.energy.squeeze(-1), prediction.forces.squeeze(1)
             sums.update(energy, forces, batch)
             scales = (model.reference_energies, model.energy_scale, model.force_scale)
