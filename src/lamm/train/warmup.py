@@ -42,13 +42,14 @@ def warm_up(step: Step, schedule: Schedule, state: TrainState) -> None:
     prepared = PlannedBatches(schedule.joint, schedule.graph_config)
     batch = prepared[schedule.largest_part(state.step)].to(world.device)
     while True:
-        parts = split_batch(batch, state.budget)
-        size = max(map(graph_size, parts))
-        failed = not _fits(step, max(parts, key=graph_size))
-        if not world.largest(int(failed)):
+        part = max(split_batch(batch, state.budget), key=graph_size)
+        size = graph_size(part)
+        if not world.largest(int(not _fits(step, part))):
             break
-        if len(parts) == batch.num_structures:
-            logger.warning("warm-up: out of memory with a structure alone")
+        if part.num_structures == 1:
+            logger.warning(
+                "warm-up: out of memory with a structure alone, %d atoms and edges", size
+            )
             break
         state.budget = max(int(BACK_OFF * size), 1)
         if world.is_main:
