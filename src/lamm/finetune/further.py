@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class Request:
     max_seconds: float | None = None
     accept_data: bool = False
     words: Sequence[str] = ()
+    begun: float = field(default_factory=time.monotonic)
+    """Since when `max_seconds` counts, by the monotonic clock."""
 
 
 def further_subsets(request: Request) -> dict[str, Any]:

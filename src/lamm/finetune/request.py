@@ -55,7 +55,6 @@ def config_for(request: Request) -> FinetuneConfig:
         CheckpointError: the base can't be used.
         DataError: the data can't be used, or the doctor found what spoils training.
     """
-    begin = time.monotonic() - time.process_time()  # what loading the libraries took counts too
     model = _architecture(request)  # a wrong checkpoint or word is found before any data is read
     said = override({}, request.words)
     if (request.to / CONFIG).exists():
@@ -71,7 +70,7 @@ def config_for(request: Request) -> FinetuneConfig:
         check_data(store, request.to, accept=request.accept_data)
         mapping = _with_further(request, _mapping(request, store, model, said), store, old)
         if request.max_seconds is not None:
-            left = _time_left(request.max_seconds, time.monotonic() - begin)
+            left = _time_left(request.max_seconds, time.monotonic() - request.begun)
             mapping["train"]["max_seconds"] = left
         return parse(FinetuneConfig, override(mapping, request.words), "command line")
     except BaseException:  # the next attempt begins anew
