@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import ase.io
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from ase import Atoms
@@ -256,14 +257,17 @@ def test_an_evaluation_of_a_file_is_written_and_said(
     )
     assert json.loads((to / "results.json").read_text()) == answer.json
     names = {path.name for path in to.iterdir()}
+    figures = ("parity", "distributions", "breakdown")
     assert names == {
-        "results.json",
-        "structures.csv",
-        "report.html",
-        "parity.png",
-        "parity.svg",
-        "parity.csv",
+        *("results.json", "structures.csv", "atoms.parquet", "report.html"),
+        *(f"{stem}.{suffix}" for stem in figures for suffix in ("png", "svg", "csv")),
     }
+    atoms = pq.read_table(to / "atoms.parquet")
+    mean = np.mean([np.abs(atoms[f"force_{axis}"].to_numpy()).mean() for axis in "xyz"])
+    assert errors["forces_mae_mev_per_ang"] == pytest.approx(1000 * mean)  # the labels are zero
+    assert errors["force_cosine_atoms"] == 0
+    assert [row["element"] for row in answer.json["by_element"]] == ["Cu"]
+    assert answer.json["by_size"][0]["structures"] == 3
     assert len((to / "structures.csv").read_text().splitlines()) == 4
     again = lamm(*words)
     assert (again.status, "--force" in again.err) == (2, True)
@@ -282,6 +286,36 @@ def test_a_store_is_evaluated_on_its_validation_split(lamm: Lamm, home: Path) ->
     assert (default["split"], default["errors"]["structures"]) == ("val", counts[1])
     nothing = lamm(*words, "--split", "test")
     assert (nothing.status, "--split all" in nothing.err) == (2, True)
+
+
+def test_several_sets_each_take_the_head_of_their_name(
+    lamm: Lamm, home: Path, tmp_path: Path
+) -> None:
+    stores = [small_store(tmp_path / name, count=6) for name in ("molecules", "crystals")]
+    to = tmp_path / "evaluation"
+    words = ("evaluate", home / "direct.safetensors", *stores, "--split", "all")
+    answer = lamm(*words, "--to", to, "--json")
+    assert answer.status == 0, answer.err
+    found = answer.json["subsets"]
+    assert {name: one["head"] for name, one in found.items()} == {
+        "molecules": "molecules",
+        "crystals": "crystals",
+    }
+    alone = lamm(*words[:2], stores[1], "--split", "all", "--json").json
+    assert alone["errors"] == found["crystals"]["errors"]
+    assert json.loads((to / "molecules" / "results.json").read_text()) == found["molecules"]
+    page = (to / "report.html").read_text()
+    assert "crystals" in page
+    assert "Force errors" in page
+    assert "crystals" in lamm(*words).out
+    again = lamm(*words, "--to", to)
+    assert (again.status, "--force" in again.err) == (2, True)
+    twice = lamm(*words[:2], stores[0], stores[0], "--split", "all")
+    assert (twice.status, "several sets are called 'molecules'" in twice.err) == (2, True), (
+        twice.err
+    )
+    other = lamm(*words[:2], home / "store", "--split", "all")
+    assert (other.status, "--head: molecules, crystals" in other.err) == (2, True)
 
 
 def test_a_denoising_store_reports_both_errors(lamm: Lamm, home: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from lamm.errors import ConfigError, DataError
+from lamm.evaluate.breakdown import overall_errors
 from lamm.evaluate.evaluation import evaluate_structures
 from lamm.evaluate.predict import choose_column, in_batches, predict, structure_of, unknown_elements
 from lamm.models.potential import Potential, build
@@ -112,6 +113,11 @@ def test_an_evaluation_agrees_with_its_rows(structures: list[Structure]) -> None
     assert result.errors["forces_mae_mev_per_ang"] == pytest.approx(
         np.average(forces, weights=weights)
     )
+    own = overall_errors(result.comparison)
+    assert set(own) < set(result.errors)
+    assert {key: result.errors[key] for key in own} == pytest.approx(own, rel=1e-6)
+    by_size = {row["atoms_per_structure"]: row["structures"] for row in result.by_size}
+    assert sum(by_size.values()) == len(structures)
     assert [panel.title for panel in result.panels] == ["Energy", "Forces"]
     error = result.panels[0].predictions - result.panels[0].labels
     assert 1000 * np.abs(error).mean() == pytest.approx(result.panels[0].mae)
@@ -123,3 +129,13 @@ def test_structures_without_labels_cannot_be_evaluated() -> None:
     bare = small_structure(np.random.default_rng(0), "bare", labels="")
     with pytest.raises(DataError, match="none of the 1 structures has a label"):
         evaluate_structures(potential(), [bare], 0)
+
+
+def test_energies_alone_are_evaluated() -> None:
+    rng = np.random.default_rng(0)
+    structures = [small_structure(rng, str(k), labels="E") for k in range(3)]
+    result = evaluate_structures(potential(), structures, 0)
+    assert not any(key.startswith("force") for key in result.errors)
+    assert [row["forces_mae_mev_per_ang"] for row in result.rows] == [None] * 3
+    assert result.by_element == []
+    assert result.worst()[0]["energy_error_mev_per_atom"] is not None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,68 +10,35 @@ import typer
 
 from lamm.cli import common
 from lamm.cli.common import ForceFlag, JsonFlag
+from lamm.cli.labelled import Source, Split, labelled_source
 from lamm.cli.structures import (
     Checkpoint,
     Device,
-    Head,
     Precision,
     check_device,
     counting,
-    read_atoms,
+    load_calculator,
     say_table,
 )
-from lamm.errors import ConfigError, DataError
+from lamm.errors import ConfigError
 
 if TYPE_CHECKING:
     from lamm.evaluate.evaluation import Evaluation
-    from lamm.structure import Structure
-
-_FILES = (
-    "results.json",
-    "structures.csv",
-    "report.html",
-    "parity.png",
-    "parity.svg",
-    "parity.csv",
-)
-_NAMES = {
-    "energy_mae_mev_per_atom": ("energy MAE", "meV/atom"),
-    "energy_rmse_mev_per_atom": ("energy RMSE", "meV/atom"),
-    "forces_mae_mev_per_ang": ("forces MAE", "meV/Å"),
-    "forces_rmse_mev_per_ang": ("forces RMSE", "meV/Å"),
-    "force_norm_mae_mev_per_ang": ("force vector MAE", "meV/Å"),
-    "stress_mae_mev_per_ang3": ("stress MAE", "meV/Å³"),
-    "stress_rmse_mev_per_ang3": ("stress RMSE", "meV/Å³"),
-    "denoising_mae_own_ang": ("noise MAE, own labels", "Å"),
-    "denoising_mae_fair_ang": ("noise MAE, fair", "Å"),
-}
-
-
-class Split(StrEnum):
-    """Which structures to look at."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-    all = "all"
-
-
-@dataclass
-class Source:
-    """The structures to evaluate on."""
-
-    structures: Iterator[Structure]
-    count: int
-    split: Split
-    denoising: bool = False
 
 
 def evaluate(
     checkpoint: Checkpoint,
     data: Annotated[
-        str, typer.Argument(metavar="STORE-or-FILE", help="A store, or a file with labels.")
+        list[str],
+        typer.Argument(metavar="STORE-or-FILE...", help="Stores, or files with labels."),
     ],
-    head: Head = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head",
+            help="Output to use; where left out the only one, or the one named as the store.",
+        ),
+    ] = None,
     split: Annotated[
         Split | None, typer.Option(help="Of a store: val where left out; of a file: all.")
     ] = None,
@@ -97,222 +61,140 @@ def evaluate(
     force: ForceFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare predictions with labels: MAE and RMSE of energy, forces and stress.
+    """Compare predictions with labels: MAE, RMSE and medians of energy, forces and stress.
 
-    A store of the denoising task is given fixed noise and both errors of Fig. 7. The exit status
-    is 1 where an error isn't a finite number.
+    By subset, element and size, with the cosine between forces. A store of the denoising task is
+    given fixed noise and both errors of Fig. 7. The exit status is 1 where an error isn't finite.
     """
     common.start_logging(quiet=as_json)
+    sources = [labelled_source(one, split, val_fraction, card, noise) for one in data]
+    names = [source.name for source in sources]
+    several = len(sources) > 1
+    _check_names(names)
     if to is not None:
-        _check_folder(to, force)
-    from lamm.cli.structures import load_calculator
+        _check_folders(to, names if several else [], force)
+    heads = _heads(checkpoint, head, names)
+    check_device(device)
     from lamm.evaluate.evaluation import evaluate_structures
+    from lamm.evaluate.evaluation_page import write_evaluation, write_summary
 
-    calculator = load_calculator(checkpoint, head, check_device(device), dtype)
-    source = _source(data, split, val_fraction, card, noise)
-    with counting("evaluating", source.count, "structures", visible=not as_json) as show:
-        evaluation = evaluate_structures(
-            calculator.model,
-            source.structures,
-            calculator.column,
-            denoising=source.denoising,
-            batch_size=batch_size,
-            progress=show,
-        )
-    result = {
-        "checkpoint": str(checkpoint),
-        "data": data,
-        "head": calculator.head,
-        "split": source.split.value,
-        "errors": evaluation.errors,
-    }
-    if to is not None:
-        _write(to, result, evaluation)
+    model = load_calculator(checkpoint, heads[0], device, dtype).model
+    results: dict[str, dict[str, Any]] = {}
+    is_finite = True
+    for where, source, chosen in zip(data, sources, heads, strict=True):
+        title = f"evaluating {source.name}" if several else "evaluating"
+        with counting(title, source.count, "structures", visible=not as_json) as show:
+            evaluation = evaluate_structures(
+                model,
+                source.structures,
+                model.column(chosen),
+                denoising=source.denoising,
+                batch_size=batch_size,
+                progress=show,
+            )
+        result = _result(checkpoint, where, chosen, source, evaluation)
+        results[source.name] = result
+        is_finite &= evaluation.is_finite
+        if to is not None:
+            folder = to / source.name if several else to
+            write_evaluation(folder, common.finite(result), evaluation)
+    answer: dict[str, Any] = result
+    if several:
+        answer = {"checkpoint": str(checkpoint), "subsets": results}
+        if to is not None:
+            write_summary(to, common.finite(answer))
     if as_json:
-        common.emit_json(result)
+        common.emit_json(answer)
     else:
-        _say(result, evaluation, to)
-    if not evaluation.is_finite:
+        _say(results, to)
+    if not is_finite:
         typer.echo("some errors are not finite numbers: this model is broken.", err=True)
         raise typer.Exit(common.BAD_ANSWER)
 
 
-def _source(
-    data: str, split: Split | None, val_fraction: float, card: Path | None, noise: float
-) -> Source:
-    """Structures of a store or a file.
+def _result(
+    checkpoint: Path, data: str, head: str, source: Source, evaluation: Evaluation
+) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "checkpoint": str(checkpoint),
+        "data": data,
+        "head": head,
+        "split": source.split.value,
+        "errors": evaluation.errors,
+    }
+    if evaluation.by_size:
+        result |= {"by_element": evaluation.by_element, "by_size": evaluation.by_size}
+    return result
+
+
+def _heads(checkpoint: Path, head: str | None, names: Sequence[str]) -> list[str]:
+    """The output for each set: the one named, the only one, or the one that is named as the set.
 
     Raises:
-        LaMMError: nothing there, nothing of that split, or unreadable.
+        ConfigError: there are several outputs, none was named, and none is named as the set.
     """
-    from lamm.data.joint import store_path
+    from lamm.train.checkpoint import read_description, weights_file
 
-    path = store_path(data)
-    if path.is_file():
-        return _file_source(path, split or Split.all, card)
-    if card is not None:
-        raise ConfigError("--card is for extended XYZ files; a store has its own card.")
-    return _store_source(path, split or Split.val, val_fraction, noise)
-
-
-def _store_source(path: Path, split: Split, val_fraction: float, noise: float) -> Source:
-    import numpy as np
-
-    from lamm.data.denoising import DenoisingConfig, denoising_structure
-    from lamm.data.joint import FIXED_NOISE
-    from lamm.data.splits import SPLIT_CODES, assign_splits
-    from lamm.data.store import Store
-
-    store = Store.open(path)
-    rows = np.arange(len(store))
-    if split is not Split.all:
-        index = store.index
-        codes = assign_splits(index.id_hash, index.split, val_fraction=val_fraction)
-        rows = np.flatnonzero(codes == SPLIT_CODES[split.value])
-        if len(rows) == 0:
-            raise ConfigError(
-                f"{path}: no structure of the {split.value} split.\n"
-                f"  See `lamm data split {path}`, raise --val-fraction, or use --split all."
-            )
-    if store.card.task != "denoising":
-        return Source(store.structures(rows), len(rows), split)
-    if noise <= 0:
-        raise ConfigError(f"--noise {noise}: expected a standard deviation above 0, in Å.")
-    config = DenoisingConfig(std=noise)
-    hashes = store.index.id_hash
-    noisy = (
-        denoising_structure(store[int(row)], int(hashes[row]), config, 0, FIXED_NOISE)
-        for row in rows
-    )
-    return Source(noisy, len(rows), split, denoising=True)
+    subsets = read_description(weights_file(checkpoint))["subsets"]
+    if head is None and len(subsets) == 1:
+        head = subsets[0]
+    unknown = [name for name in names if head is None and name not in subsets]
+    if unknown:
+        raise ConfigError(
+            f"this model has {len(subsets)} outputs, none was named, and none is called "
+            f"'{unknown[0]}' as the data are.\n  Choose one as --head: {', '.join(subsets)}."
+        )
+    return [head or name for name in names]
 
 
-def _file_source(path: Path, split: Split, card: Path | None) -> Source:
-    from lamm.data.cards import CardHeader, read_header
-    from lamm.data.readers.common import SkippedRecord
-    from lamm.data.readers.extxyz import SUFFIXES, read_extxyz
-    from lamm.evaluate.predict import structure_of
-
-    if path.name.lower().endswith(SUFFIXES):
-        header = read_header(card) if card is not None else CardHeader()
-        records = read_extxyz(path, header)
-        structures = [one for one in records if not isinstance(one, SkippedRecord)]
-    elif card is not None:
-        raise ConfigError(f"--card is for extended XYZ files, and {path} isn't one.")
-    else:
-        structures = [
-            structure_of(one, f"{path}, structure {k}") for k, one in enumerate(read_atoms(path))
-        ]
-    if not structures:
-        raise DataError(f"{path}: no structure in it.")
-    if split is not Split.all:
-        structures = [one for one in structures if one.split == split.value]
-        if not structures:
-            raise ConfigError(
-                f"{path}: no structure says that it is of the {split.value} split "
-                "(`split=` in the comment line). Use --split all."
-            )
-    return Source(iter(structures), len(structures), split)
+def _check_names(names: Sequence[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            f"several sets are called {', '.join(map(repr, repeated))}: results go by the name of "
+            "the store's card or of the file. Evaluate them one by one."
+        )
 
 
-def _check_folder(to: Path, force: bool) -> None:
+def _check_folders(to: Path, names: Sequence[str], force: bool) -> None:
+    from lamm.evaluate.evaluation_page import FILES
+
     if to.is_file():
         raise ConfigError(f"--to {to}: this is a file; expected the name of a folder.")
-    present = [name for name in _FILES if (to / name).exists()]
+    folders = [to, *(to / name for name in names)]
+    present = [
+        str((folder / name).relative_to(to))
+        for folder in folders
+        for name in FILES
+        if (folder / name).exists()
+    ]
     if present and not force:
         raise ConfigError(
             f"--to {to}: holds {', '.join(present)} already. Add --force to replace them."
         )
 
 
-def _write(to: Path, result: dict[str, Any], evaluation: Evaluation) -> None:
-    """Results, table of structures, figure and page; each file whole or not there."""
-    from lamm.evaluate.figures import parity_plot, parity_rows, save_figure
-    from lamm.evaluate.page import Page
-    from lamm.files import replaced_file, write_json
+def _say(results: Mapping[str, dict[str, Any]], to: Path | None) -> None:
+    """A table of one set's errors, or a line for each of several."""
+    from lamm.evaluate.evaluation_page import NAMES, error_table, split_words, summary_columns
 
-    write_json(to / "results.json", common.finite(result))
-    with (
-        replaced_file(to / "structures.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, fieldnames=list(evaluation.rows[0]))
-        writer.writeheader()
-        writer.writerows(evaluation.rows)
-    page = Page(
-        f"Evaluation of head '{result['head']}'",
-        f"{result['checkpoint']} on {result['data']}, {_split_words(result)}",
-    )
-    means = [(name, value, unit) for name, unit, value in _table(evaluation) if "RMSE" not in name]
-    page.facts([("structures", evaluation.errors["structures"], _split_words(result)), *means])
-    is_noise = "denoising_mae_own_ang" in evaluation.errors
-    page.section("Errors", _NOISE_EXPLANATION if is_noise else _EXPLANATION)
-    page.table(
-        ["Quantity", "Error", "Unit"],
-        [(name, value, unit) for name, unit, value in _table(evaluation)],
-        f"Errors over {evaluation.errors['structures']:,} structures.",
-    )
-    if evaluation.is_finite:
-        figure = parity_plot(evaluation.panels)
-        save_figure(figure, to / "parity", parity_rows(evaluation.panels))
-        page.figure(figure, _parity_caption(evaluation))
-    worst = evaluation.worst()
-    if worst:
-        columns = [(key, title) for key, title in _ERRORS_OF_ONE if worst[0].get(key) is not None]
-        page.section("Largest errors", "All structures are in `structures.csv`.")
-        page.table(
-            ["Structure", "Atoms", *(title for _, title in columns)],
-            [
-                (
-                    row["id"] or row["origin"] or "–",
-                    row["num_atoms"],
-                    *(row[key] for key, _ in columns),
-                )
-                for row in worst
-            ],
-            "The structures that are predicted worst.",
+    if len(results) == 1:
+        (result,) = results.values()
+        count = result["errors"]["structures"]
+        common.say(
+            f"{count:,} structures ({split_words(result['split'])}), head '{result['head']}'"
         )
-    page.write(to / "report.html")
-
-
-_ERRORS_OF_ONE = (
-    ("energy_error_mev_per_atom", "Energy error (meV/atom)"),
-    ("forces_mae_mev_per_ang", "Forces MAE (meV/Å)"),
-    ("denoising_mae_own_ang", "Noise MAE (Å)"),
-)
-_NOISE_EXPLANATION = (
-    "Each structure has the same noise in every evaluation. The error is the mean absolute one "
-    "over the components of all atoms: against the labels as they are and (fair) with each "
-    "structure's mean removed from label and prediction (Fig. 7)."
-)
-_EXPLANATION = (
-    "Energies are compared per atom, forces by Cartesian component over all free atoms, stresses "
-    "by component. The force vector error is the mean length of the difference."
-)
-
-
-def _parity_caption(evaluation: Evaluation) -> str:
-    from lamm.evaluate.evaluation import MAX_POINTS
-
-    caption = "Predictions against labels."
-    if evaluation.num_points > MAX_POINTS:
-        caption += f" The first {MAX_POINTS:,} labels are drawn; the errors are over all."
-    return caption
-
-
-def _table(evaluation: Evaluation) -> list[tuple[str, str, float]]:
-    return [(*_NAMES[key], value) for key, value in evaluation.errors.items() if key in _NAMES]
-
-
-def _split_words(result: dict[str, Any]) -> str:
-    split = result["split"]
-    return "all structures" if split == "all" else f"{split} split"
-
-
-def _say(result: dict[str, Any], evaluation: Evaluation, to: Path | None) -> None:
-    count = evaluation.errors["structures"]
-    common.say(f"{count:,} structures ({_split_words(result)}), head '{result['head']}'")
-    rows = [(name, f"{value:.4g}", unit) for name, unit, value in _table(evaluation)]
-    say_table(("error", "value", "unit"), rows)
+        table = error_table(result["errors"])
+        say_table(("error", "value", "unit"), [(name, f"{v:.4g}", unit) for name, unit, v in table])
+    else:
+        present = [key for _, keys in summary_columns(results) for key in keys]
+        keys = [key for key in present if "_mae_" in key or key == "force_cosine"]
+        rows = []
+        for name, result in results.items():
+            errors = result["errors"]
+            cells = [f"{errors[key]:.4g}" if key in errors else "-" for key in keys]
+            rows.append((name, f"{errors['structures']:,}", *cells))
+        titles = [" ".join(NAMES[key]).strip() for key in keys]
+        say_table(("subset", "structures", *titles), rows)
     if to is not None:
         common.say(f"-> {to / 'report.html'}")

@@ -1,17 +1,28 @@
-"""Errors of a potential on labelled structures: sums for the table, points for the parity plot."""
+"""Errors of a potential on labelled structures: overall, by element, size and structure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
+from ase.formula import Formula
 from numpy.typing import NDArray
 
 from lamm.errors import DataError
+from lamm.evaluate.breakdown import (
+    Comparison,
+    ComparisonParts,
+    errors_by_element,
+    errors_by_size,
+    mean_cosine,
+    overall_errors,
+)
 from lamm.evaluate.metrics import ErrorSums
 from lamm.evaluate.parity import Parity
 from lamm.evaluate.predict import EvaluatedBatch, predict_batches
@@ -21,30 +32,12 @@ if TYPE_CHECKING:
     from lamm.models.potential import Potential
 
 MAX_POINTS = 200_000
-"""Points that are kept for each panel of the parity plot: the first ones. Errors are over all."""
+"""Points of each panel of the parity plot at most, taken at equal steps. Errors are over all."""
 FORCES, NOISE = "forces_mae_mev_per_ang", "denoising_mae_own_ang"
+FORCES_RMSE, FORCES_LARGEST = "forces_rmse_mev_per_ang", "force_norm_largest_mev_per_ang"
+COSINE, STRESS = "force_cosine", "stress_mae_mev_per_ang3"
 WORST = 10
 """Structures that `Evaluation.worst` names."""
-
-
-@dataclass
-class _Points:
-    """Labels and predictions of one quantity, up to `MAX_POINTS` of each."""
-
-    labels: list[NDArray[np.float64]] = field(default_factory=list)
-    predictions: list[NDArray[np.float64]] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, labels: torch.Tensor, predictions: torch.Tensor) -> None:
-        room = MAX_POINTS - self.count
-        if room > 0 and labels.numel():
-            self.labels.append(labels.double().reshape(-1)[:room].cpu().numpy())
-            self.predictions.append(predictions.double().reshape(-1)[:room].cpu().numpy())
-        self.count += labels.numel()
-
-    def panel(self, title: str, unit: str, mae: float, rmse: float) -> Parity:
-        labels, predictions = np.concatenate(self.labels), np.concatenate(self.predictions)
-        return Parity(title, unit, labels, predictions, mae, rmse)
 
 
 @dataclass
@@ -52,9 +45,16 @@ class Evaluation:
     """What `evaluate_structures` found."""
 
     errors: dict[str, Any]
-    """Keys of `ErrorSums.result`."""
+    """Keys of `ErrorSums.result` and, but for the denoising task, of `overall_errors`."""
+    by_element: list[dict[str, Any]]
+    """Rows of `errors_by_element`; none for the denoising task."""
+    by_size: list[dict[str, Any]]
+    """Rows of `errors_by_size`; none for the denoising task."""
+    comparison: Comparison
+    """All labels and errors."""
     rows: list[dict[str, Any]]
-    """Per structure: id, origin, num_atoms, energies in eV, and errors in meV/atom and meV/Å.
+    """Per structure: id, origin, num_atoms, energies in eV, errors in meV/atom, meV/Å and meV/Å³,
+    and the mean cosine between predicted and labelled forces; None where there is no label.
 
     Instead of forces a denoising task has the mean absolute error of the noise in Å.
     """
@@ -100,7 +100,7 @@ def evaluate_structures(
         DataError: no structure has a label that can be compared.
     """
     sums = ErrorSums(1, model.energy_scale.device, [denoising])
-    points = {name: _Points() for name in ("energy", "forces", "stress")}
+    parts = ComparisonParts()
     rows: list[dict[str, Any]] = []
     for item in predict_batches(model, structures, column, batch_size=batch_size):
         batch, prediction = item.batch, item.prediction
@@ -108,14 +108,8 @@ def evaluate_structures(
         stress = None if prediction.stress is None else prediction.stress[:, 0]
         batch.subset_index = torch.zeros_like(batch.subset_index)  # the one row of the sums
         sums.update(energy, forces, batch, stress)
-        labelled = batch.free & batch.has_forces[batch.structure_index]
-        has_energy = batch.has_energy
-        size = batch.num_atoms[has_energy]
-        points["energy"].add(batch.energy[has_energy] / size, energy[has_energy] / size)
-        points["forces"].add(batch.forces[labelled], forces[labelled])
-        if stress is not None:
-            points["stress"].add(batch.stress[batch.has_stress], stress[batch.has_stress])
-        rows.extend(_rows(item, energy, forces, denoising))
+        parts.add(energy, forces, batch, stress)
+        rows.extend(_rows(item, energy, denoising))
         if progress is not None:
             progress(len(rows))
     errors = sums.result(["all"])["all"]
@@ -125,61 +119,97 @@ def evaluate_structures(
             "(energy, forces, or stress with `forces: gradient`).\n  Name the labels' keys in a "
             "card (`keys:`) if the file calls them otherwise, or use `lamm predict`."
         )
-    return Evaluation(
-        errors, rows, _panels(points, errors, denoising), max(p.count for p in points.values())
-    )
+    comparison = parts.joined()
+    _add_errors(rows, comparison, denoising)
+    by_element, by_size = [], []
+    if not denoising:
+        errors = {"structures": len(rows)} | overall_errors(comparison) | errors
+        by_element, by_size = errors_by_element(comparison), errors_by_size(comparison)
+    panels, num_points = _panels(comparison, errors, denoising)
+    return Evaluation(errors, by_element, by_size, comparison, rows, panels, num_points)
 
 
-def _panels(points: dict[str, _Points], errors: dict[str, Any], denoising: bool) -> list[Parity]:
-    units = {
+def _panels(
+    comparison: Comparison, errors: dict[str, Any], denoising: bool
+) -> tuple[list[Parity], int]:
+    """Parity of each quantity that has labels, and most labels of any of them."""
+    kinds = {
         "energy": ("Energy", "eV/atom", "mev_per_atom"),
         "forces": ("Forces", "eV/Å", "mev_per_ang"),
         "stress": ("Stress", "eV/Å³", "mev_per_ang3"),
     }
+    values: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
+        "energy": (comparison.energy_label, comparison.energy_error),
+        "forces": (comparison.force_label, comparison.force_error),
+        "stress": (comparison.stress_label, comparison.stress_error),
+    }
     panels = []
-    for name, (title, unit, key) in units.items():
-        if not points[name].count:
+    for name, (title, unit, key) in kinds.items():
+        label, error = (array.reshape(-1) for array in values[name])
+        if not len(label):
             continue
+        step = -(-len(label) // MAX_POINTS)
+        some = label[::step].astype(np.float64)
+        points = some, some + error[::step]
         if name == "forces" and denoising:
-            panels.append(points[name].panel("Noise", "Å", math.nan, math.nan))
+            panels.append(Parity("Noise", "Å", *points))
             continue
         mae, rmse = errors[f"{name}_mae_{key}"], errors[f"{name}_rmse_{key}"]
-        panels.append(points[name].panel(title, unit, mae, rmse))
-    return panels
+        panels.append(Parity(title, unit, *points, mae, rmse))
+    return panels, max(array.size for array, _ in values.values())
 
 
-def _rows(
-    item: EvaluatedBatch, energy: torch.Tensor, forces: torch.Tensor, denoising: bool
-) -> list[dict[str, Any]]:
-    """One row per structure of a batch."""
-    force_key, factor = (NOISE, 1.0) if denoising else (FORCES, 1000.0)
-    batch = item.batch
-    labelled = batch.free & batch.has_forces[batch.structure_index]
-    difference = (forces.double() - batch.forces.double()).abs().mean(dim=1) * labelled  # (N,)
-    total = difference.new_zeros(batch.num_structures)
-    mae = total.index_add(0, batch.structure_index, difference) / total.index_add(
-        0, batch.structure_index, labelled.double()
-    )
+def _rows(item: EvaluatedBatch, energy: torch.Tensor, denoising: bool) -> list[dict[str, Any]]:
+    """One row per structure of a batch: what it is and its energies; `_add_errors` adds more."""
     columns = zip(
         item.structures,
         energy.tolist(),
-        batch.energy.tolist(),
-        batch.has_energy.tolist(),
-        (factor * mae).tolist(),
-        batch.has_forces.tolist(),
+        item.batch.energy.tolist(),
+        item.batch.has_energy.tolist(),
         strict=True,
     )
     return [
         {
             "id": structure.id,
             "origin": structure.origin,
+            "formula": Formula.from_list(
+                [chemical_symbols[z] for z in structure.atomic_numbers]
+            ).format("hill"),
             "num_atoms": structure.num_atoms,
             "energy_ev": predicted,
             "energy_label_ev": label if has_energy else None,
             "energy_error_mev_per_atom": (
                 1000 * (predicted - label) / structure.num_atoms if has_energy else None
             ),
-            force_key: force_error if has_forces else None,
         }
-        for structure, predicted, label, has_energy, force_error, has_forces in columns
+        for structure, predicted, label, has_energy in columns
     ]
+
+
+def _add_errors(rows: list[dict[str, Any]], comparison: Comparison, denoising: bool) -> None:
+    """Add the errors of forces (or noise) and stress to each structure's row."""
+    names = (NOISE,) if denoising else (FORCES, FORCES_RMSE, FORCES_LARGEST, COSINE)
+    for row in rows:
+        row.update(dict.fromkeys(names))
+    for k, mine in _groups(comparison.atom_row):
+        error = comparison.force_error[mine].astype(np.float64)
+        if denoising:
+            rows[k][NOISE] = float(np.abs(error).mean())
+            continue
+        label = comparison.force_label[mine].astype(np.float64)
+        rows[k][FORCES] = float(1000 * np.abs(error).mean())
+        rows[k][FORCES_RMSE] = float(1000 * np.sqrt(np.square(error).mean()))
+        rows[k][FORCES_LARGEST] = float(1000 * np.linalg.norm(error, axis=1).max())
+        rows[k][COSINE] = mean_cosine(label, label + error)[0]
+    if len(comparison.stress_row):
+        for row in rows:
+            row[STRESS] = None
+        for k, error in zip(comparison.stress_row, comparison.stress_error, strict=True):
+            rows[k][STRESS] = float(1000 * np.abs(error).mean())
+
+
+def _groups(rows: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
+    """Each value of an ascending array, and where it stands."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    for start, stop in pairwise([*starts.tolist(), len(rows)]):
+        yield int(rows[start]), slice(start, stop)

@@ -1,0 +1,114 @@
+"""Labelled structures of a store or a file, by split: what `evaluate` and `uncertainty` read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamm.cli.structures import read_atoms
+from lamm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lamm.structure import Structure
+
+
+class Split(StrEnum):
+    """Which structures to look at."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+    all = "all"
+
+
+@dataclass
+class Source:
+    """The structures of one store or file."""
+
+    name: str
+    """Of the store's card, or of the file without its suffix."""
+    structures: Iterator[Structure]
+    count: int
+    split: Split
+    denoising: bool = False
+
+
+def labelled_source(
+    data: str, split: Split | None, val_fraction: float, card: Path | None, noise: float
+) -> Source:
+    """Structures of a store or a file.
+
+    Raises:
+        LaMMError: nothing there, nothing of that split, or unreadable.
+    """
+    from lamm.data.joint import store_path
+
+    path = store_path(data)
+    if path.is_file():
+        return _file_source(path, split or Split.all, card)
+    if card is not None:
+        raise ConfigError("--card is for extended XYZ files; a store has its own card.")
+    return _store_source(path, split or Split.val, val_fraction, noise)
+
+
+def _store_source(path: Path, split: Split, val_fraction: float, noise: float) -> Source:
+    import numpy as np
+
+    from lamm.data.denoising import DenoisingConfig, denoising_structure
+    from lamm.data.joint import FIXED_NOISE
+    from lamm.data.splits import SPLIT_CODES, assign_splits
+    from lamm.data.store import Store
+
+    store = Store.open(path)
+    rows = np.arange(len(store))
+    if split is not Split.all:
+        index = store.index
+        codes = assign_splits(index.id_hash, index.split, val_fraction=val_fraction)
+        rows = np.flatnonzero(codes == SPLIT_CODES[split.value])
+        if len(rows) == 0:
+            raise ConfigError(
+                f"{path}: no structure of the {split.value} split.\n"
+                f"  See `lamm data split {path}`, raise --val-fraction, or use --split all."
+            )
+    if store.card.task != "denoising":
+        return Source(store.card.name, store.structures(rows), len(rows), split)
+    if noise <= 0:
+        raise ConfigError(f"--noise {noise}: expected a standard deviation above 0, in Å.")
+    config = DenoisingConfig(std=noise)
+    hashes = store.index.id_hash
+    noisy = (
+        denoising_structure(store[int(row)], int(hashes[row]), config, 0, FIXED_NOISE)
+        for row in rows
+    )
+    return Source(store.card.name, noisy, len(rows), split, denoising=True)
+
+
+def _file_source(path: Path, split: Split, card: Path | None) -> Source:
+    from lamm.data.cards import CardHeader, read_header
+    from lamm.data.readers.common import SkippedRecord
+    from lamm.data.readers.extxyz import SUFFIXES, read_extxyz
+    from lamm.evaluate.predict import structure_of
+
+    if path.name.lower().endswith(SUFFIXES):
+        header = read_header(card) if card is not None else CardHeader()
+        records = read_extxyz(path, header)
+        structures = [one for one in records if not isinstance(one, SkippedRecord)]
+    elif card is not None:
+        raise ConfigError(f"--card is for extended XYZ files, and {path} isn't one.")
+    else:
+        structures = [
+            structure_of(one, f"{path}, structure {k}") for k, one in enumerate(read_atoms(path))
+        ]
+    if not structures:
+        raise DataError(f"{path}: no structure in it.")
+    if split is not Split.all:
+        structures = [one for one in structures if one.split == split.value]
+        if not structures:
+            raise ConfigError(
+                f"{path}: no structure says that it is of the {split.value} split "
+                "(`split=` in the comment line). Use --split all."
+            )
+    return Source(path.name.split(".")[0], iter(structures), len(structures), split)
