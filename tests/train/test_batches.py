@@ -1,5 +1,8 @@
 """The schedule: plans stream by windows, and only those that the run comes to are made."""
 
+import os
+import subprocess
+import sys
 import threading
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,15 +19,19 @@ from lamm.train.distributed import World, join
 from small import small_config
 
 
-@pytest.fixture
-def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Schedule:
-    """Windows of two steps."""
-    monkeypatch.setattr(planners, "_STEPS_AT_ONCE", 2)
-    config = small_config(tmp_path, balance={"batch_size": 4, "planner": "greedy"})
+def schedule_of(folder: Path) -> Schedule:
+    config = small_config(folder, balance={"batch_size": 4, "planner": "greedy"})
     joint = JointDataset(config.data, config.seed)
     model = build(config.model, joint.names, seed=3)
     world: World = join("cpu")
     return Schedule(joint, config.balance, model.graph_config, world, config.seed)
+
+
+@pytest.fixture
+def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    """Windows of two steps."""
+    monkeypatch.setattr(planners, "_STEPS_AT_ONCE", 2)
+    return schedule_of(tmp_path)
 
 
 @pytest.fixture
@@ -96,3 +103,25 @@ def test_the_same_worker_processes_prepare_windows_and_epochs(
     alone = [one.batch.ids.tolist() for one in schedule.steps(0, count, workers=0)]
     assert [one.batch.ids.tolist() for one in schedule.steps(0, count, workers=2)] == alone
     assert started == [threads, threads], "workers are forked once, while no thread plans"
+
+
+def test_batches_that_nobody_takes_to_the_end_keep_no_process_alive(tmp_path: Path):
+    small_config(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from test_batches import schedule_of\n"
+        "steps = schedule_of(Path(sys.argv[2])).steps(0, 40, workers=2)\n"
+        "next(steps)\n"
+        "print('leaving')\n"
+    )
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(here), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "leaving\n", done.stderr
+    assert done.returncode == 0

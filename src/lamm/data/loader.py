@@ -6,8 +6,10 @@ model; the batch that they hand over needs one copy to the device and nothing el
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeVar
@@ -109,6 +111,19 @@ def _stand_back(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+_with_workers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers of batches that nobody took to the end.
+
+    Python itself would send them SIGTERM, which they leave to the rank, and wait for ever.
+    """
+    for iterator in list(_with_workers):
+        iterator._shutdown_workers()
+
+
 def load_batches(
     batches: PlannedBatches, parts: Iterable[Part], *, workers: int, device: torch.device
 ) -> Iterator[GraphBatch]:
@@ -135,6 +150,8 @@ def load_batches(
         worker_init_fn=_stand_back,
     )
     ready = iter(loader)  # starts the workers, before there is any thread
+    if workers:
+        _with_workers.add(ready)
     for packed in one_ahead(ready) if workers else ready:
         yield packed.to(device, non_blocking=on_gpu).unpack()
 
