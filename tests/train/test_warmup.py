@@ -12,7 +12,7 @@ from lamm.train.batches import Schedule
 from lamm.train.checkpoint import TrainState, read_state
 from lamm.train.distributed import World
 from lamm.train.optim import build_optimizer
-from lamm.train.parts import graph_size
+from lamm.train.parts import graph_size, structure_sizes
 from lamm.train.run import pretrain
 from lamm.train.step import Step
 from lamm.train.warmup import warm_up
@@ -90,3 +90,15 @@ def test_structures_that_do_not_fit_alone_are_left_to_the_run(ready, monkeypatch
     warm_up(step, schedule, TrainState())
     assert "with a structure alone" in caplog.text
     assert len(tried) < 40
+
+
+def test_structures_that_were_set_aside_are_left_out(ready, monkeypatch):
+    step, schedule = ready
+    batch = PlannedBatches(schedule.joint, schedule.graph_config)[schedule.largest_part(0)]
+    sizes = structure_sizes(batch)
+    number = sizes.index(max(sizes))
+    state = TrainState(set_aside=[{"joint_id": int(batch.ids[number])}])
+    tried = memory_for(step, graph_size(batch) - 1, monkeypatch)
+    warm_up(step, schedule, state)
+    assert tried == [graph_size(batch) - sizes[number]]
+    assert state.budget is None

@@ -41,12 +41,13 @@ def warm_up(step: Step, schedule: Schedule, state: TrainState) -> None:
     world = step.world
     prepared = PlannedBatches(schedule.joint, schedule.graph_config)
     batch = prepared[schedule.largest_part(state.step)].to(world.device)
+    aside = {one["joint_id"] for one in state.set_aside}
     while True:
-        part = max(split_batch(batch, state.budget), key=graph_size)
+        part = max(split_batch(batch, state.budget, aside), key=graph_size)
         size = graph_size(part)
         if not world.largest(int(not _fits(step, part))):
             break
-        if part.num_structures == 1:
+        if part.num_structures <= 1:
             logger.warning(
                 "warm-up: out of memory with a structure alone, %d atoms and edges", size
             )
