@@ -6,7 +6,7 @@ for some places, and nothing else is asked of it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,23 @@ def coarse_codes(values: Integer[np.ndarray, " _"], shift: int) -> UInt16[np.nda
         raise DataError(f"{int(values.max())} shortened by {shift} bits doesn't fit into 16 bits.")
     short: UInt16[np.ndarray, " _"] = codes.astype(np.uint16)
     return short
+
+
+def coarse(values: Iterable[Integer[np.ndarray, " _"]], size: int, largest: int) -> Coarse:
+    """Positive integers as a `Coarse` column, two bytes each.
+
+    Args:
+        values: the integers, some at a time.
+        size: how many there are in all.
+        largest: no integer is larger.
+    """
+    shift = coarse_shift(largest)
+    codes = np.empty(size, dtype=np.uint16)
+    filled = 0
+    for some in values:
+        codes[filled : filled + len(some)] = coarse_codes(some, shift)
+        filled += len(some)
+    return Coarse(codes, shift)
 
 
 def _rounded(value: Any, shift: int) -> Any:

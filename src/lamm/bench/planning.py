@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Integer
 
-from lamm.balance.columns import Coarse, Computed, Joined, coarse_codes, coarse_shift, constant
+from lamm.balance.columns import Coarse, Computed, Joined, coarse, constant
 from lamm.balance.cost import likely_edges, structure_cost
 from lamm.balance.plan import PlanIndex, epoch_windows, join_windows
 from lamm.balance.population import TABLE_2, SubsetCounts, atom_counts, atoms_key, subset_sizes
@@ -43,23 +43,19 @@ def table_2_index(structures: int, model: CostModel, seed: int = 0) -> PlanIndex
     """
     sizes = subset_sizes(structures)
     tables = [_costs_by_atoms(row, model) for row in TABLE_2]
-    shift = coarse_shift(max(int(costs.max()) for costs in tables))
-    codes = np.empty(sum(sizes), dtype=np.uint16)
-    filled = 0
-    for row, size, costs in zip(TABLE_2, sizes, tables, strict=True):
-        for first in range(0, size, _AT_ONCE):
-            count = min(_AT_ONCE, size - first)
-            atoms = atom_counts(row, count, atoms_key(row, seed), first)
-            codes[filled : filled + count] = coarse_codes(costs, shift)[atoms]
-            filled += count
+    costs = (
+        table[atom_counts(row, min(_AT_ONCE, size - first), atoms_key(row, seed), first)]
+        for row, size, table in zip(TABLE_2, sizes, tables, strict=True)
+        for first in range(0, size, _AT_ONCE)
+    )
 
     def labels(values: Iterable[bool]) -> Joined:
         return Joined([constant(value, size) for value, size in zip(values, sizes, strict=True)])
 
     return PlanIndex(
-        ids=Computed(len(codes), lambda places: places),
+        ids=Computed(sum(sizes), lambda places: places),
         subset=Joined([constant(np.uint8(d), size) for d, size in enumerate(sizes)]),
-        cost=Coarse(codes, shift),
+        cost=coarse(costs, sum(sizes), max(int(table.max()) for table in tables)),
         has_energy=labels(row.has_energy for row in TABLE_2),
         has_forces=labels(row.has_forces for row in TABLE_2),
     )

@@ -244,8 +244,9 @@ def balance_command(
 @app.command("planning")
 def planning_command(
     structures: Annotated[
-        int, typer.Option(min=10, help="Structures of Table 2's population; all without it.")
-    ] = 281_538_000,
+        int | None,
+        typer.Option(min=10, help="Structures of Table 2's population; all without it."),
+    ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks, W.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Structures per rank, B.")] = 8,
     planner: Annotated[str, typer.Option(help="Which planner.")] = "balanced",
@@ -258,11 +259,12 @@ def planning_command(
 
     The structures are made up from the averages of Table 2; an epoch uses 432 million.
     """
+    from lamm.balance.population import TOTAL
     from lamm.bench.planning import bench_planning, lines_of
 
     common.start_logging(quiet=as_json)
     result = bench_planning(
-        structures,
+        structures or TOTAL,
         ranks=ranks,
         batch_size=batch_size,
         planner=planner,

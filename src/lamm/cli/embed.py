@@ -16,6 +16,7 @@ from lamm.cli.structures import (
     Device,
     Precision,
     check_device,
+    check_folder,
     counting,
     read_atoms,
     say_table,
@@ -77,7 +78,7 @@ def embed(
     common.start_logging(quiet=as_json)
     names = ["umap", "pca"] if projection is Projection.both else [projection.value]
     symbols = _symbols(elements)
-    _check_folder(to, embedding_files(names, page), force)
+    check_folder(to, embedding_files(names, page), force)
     if "umap" in names:
         require_umap()
     if page:
@@ -168,14 +169,6 @@ def _load(checkpoint: Path, device: str, dtype: str) -> Potential:
     return load(checkpoint, device=check_device(device)).to(precisions[dtype])
 
 
-def _check_folder(to: Path, names: list[str], force: bool) -> None:
-    if to.exists() and not to.is_dir():
-        raise ConfigError(f"--to {to}: found a file, expected a folder or nothing.")
-    there = [name for name in names if (to / name).exists()]
-    if there and not force:
-        raise ConfigError(f"--to {to}: {there[0]} exists. Add --force to replace it.")
-
-
 def _sources(
     checkpoint: Path, data: list[str], everything: bool
 ) -> tuple[list[AtomSource], tuple[str, ...]]:
@@ -206,14 +199,15 @@ def _run_config(checkpoint: Path) -> Path:
     Raises:
         ConfigError: there is none beside it.
     """
-    path = checkpoint.expanduser().resolve()
-    for folder in (path, *list(path.parents)[:3]):
-        if (folder / "config.yaml").is_file():
-            return folder / "config.yaml"
-    raise ConfigError(
-        f"{checkpoint}: found no config.yaml of its run beside it, so its subsets aren't known.\n"
-        "  Name stores, files of structures or a configuration after the checkpoint."
-    )
+    from lamm.train.run import run_config_file
+
+    file = run_config_file(checkpoint)
+    if file is None:
+        raise ConfigError(
+            f"{checkpoint}: found no config.yaml of its run beside it, so its subsets aren't "
+            "known.\n  Name stores, files of structures or a configuration after the checkpoint."
+        )
+    return file
 
 
 def _configured(path: Path, everything: bool) -> tuple[list[AtomSource], tuple[str, ...]]:

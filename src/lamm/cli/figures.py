@@ -10,6 +10,7 @@ import typer
 
 from lamm.cli import common
 from lamm.cli.common import ForceFlag, JsonFlag
+from lamm.cli.structures import check_folder
 from lamm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,11 +41,7 @@ def figures(
 
     common.start_logging(quiet=as_json)
     data = read_data_config(config, overrides or ())
-    if to.exists() and not to.is_dir():
-        raise ConfigError(f"--to {to}: found a file, expected a folder or nothing.")
-    there = [name for name in FILES if (to / name).exists()]
-    if there and not force:
-        raise ConfigError(f"--to {to}: {there[0]} exists. Add --force to replace it.")
+    check_folder(to, FILES, force)
     joint = JointDataset(data)
     overview = joint_overview(joint)
     sizes = {subset.name: subset_sizes(subset) for subset in joint.subsets}

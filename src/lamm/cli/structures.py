@@ -62,6 +62,19 @@ def check_structure_output(path: Path, force: bool) -> None:
     check_output(path, force)
 
 
+def check_folder(to: Path, names: Iterable[str], force: bool) -> None:
+    """Refuse a folder that holds some of the files to be written, before any work is done.
+
+    Raises:
+        ConfigError: one exists and wasn't to be replaced, or the folder is a file.
+    """
+    if to.exists() and not to.is_dir():
+        raise ConfigError(f"--to {to}: found a file, expected a folder or nothing.")
+    there = [name for name in names if (to / name).exists()]
+    if there and not force:
+        raise ConfigError(f"--to {to}: {there[0]} exists. Add --force to replace it.")
+
+
 def check_device(device: str) -> str:
     """The device, if this machine has it.
 

@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from lamm.balance.columns import (
-    Coarse,
     Column,
     Joined,
-    coarse_codes,
-    coarse_shift,
+    coarse,
     compact_mask,
     constant,
     moved,
@@ -267,27 +265,23 @@ class JointDataset:
         """
         rows = [subset.training_rows() for subset in self.subsets]
         parts = list(zip(self.subsets, rows, strict=True))
+        costs = (
+            structure_cost(
+                subset.store.index.num_atoms[here],
+                subset.store.index.num_edges[here],
+                max_neighbors=max_neighbors,
+                edge_share=edge_share,
+            )
+            for subset, some in parts
+            for here in _some_at_a_time(some)
+        )
         # An atom has at most `max_neighbors` edges, and costs at most one unit with them.
-        shift = coarse_shift(COST_UNIT * max(subset.most_training_atoms for subset in self.subsets))
-        codes = np.empty(sum(len(some) for some in rows), dtype=np.uint16)
-        filled = 0
-        for subset, some in parts:
-            counts = subset.store.index
-            for first in range(0, len(some), _AT_ONCE):
-                here = some[np.arange(first, min(first + _AT_ONCE, len(some)))]
-                cost = structure_cost(
-                    counts.num_atoms[here],
-                    counts.num_edges[here],
-                    max_neighbors=max_neighbors,
-                    edge_share=edge_share,
-                )
-                codes[filled : filled + len(here)] = coarse_codes(cost, shift)
-                filled += len(here)
+        largest = COST_UNIT * max(subset.most_training_atoms for subset in self.subsets)
         starts = self.offsets[:-1].tolist()
         return PlanIndex(
             ids=Joined([moved(some, start) for some, start in zip(rows, starts, strict=True)]),
             subset=Joined([constant(np.uint16(d), len(some)) for d, some in enumerate(rows)]),
-            cost=Coarse(codes, shift) if shift else codes,
+            cost=coarse(costs, sum(map(len, rows)), largest),
             has_energy=Joined([picked(subset.has_energy, some) for subset, some in parts]),
             has_forces=Joined([picked(subset.has_forces, some) for subset, some in parts]),
             num_atoms=Joined(
@@ -310,6 +304,11 @@ class JointDataset:
         """Every structure of a split, subset after subset, with the fixed noise."""
         for joint_id in self.ids(split):
             yield self.structure(int(joint_id))
+
+
+def _some_at_a_time(rows: NDArray[np.integer[Any]] | Column) -> Iterator[NDArray[np.integer[Any]]]:
+    for first in range(0, len(rows), _AT_ONCE):
+        yield rows[np.arange(first, min(first + _AT_ONCE, len(rows)))]
 
 
 def refit_normalisation(subset: Subset) -> Normalisation:

@@ -8,7 +8,6 @@ the page opens by a double click, without a server and without a network.
 from __future__ import annotations
 
 import html
-import importlib.util
 import json
 from collections.abc import Mapping
 from importlib.resources import files
@@ -20,6 +19,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float
 
 from lamm.errors import ConfigError
+from lamm.evaluate.extras import require_extra
 from lamm.evaluate.feature_map import group_name, group_of
 from lamm.evaluate.features import AtomFeatures
 from lamm.files import write_text
@@ -35,11 +35,12 @@ def require_chemiscope() -> None:
     Raises:
         ConfigError: it isn't.
     """
-    if importlib.util.find_spec("chemiscope") is None:
-        raise ConfigError(
-            "the interactive page needs the package chemiscope, which isn't installed.\n"
-            "  Install it with `pip install 'lamm[map]'`, or leave the page out with --no-page."
-        )
+    require_extra(
+        "chemiscope",
+        "chemiscope",
+        "the interactive page",
+        "leave the page out with --no-page",
+    )
     if not (files("chemiscope") / _SCRIPT).is_file():
         raise ConfigError(
             f"this version of chemiscope has no file {_SCRIPT}, which holds its viewer.\n"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -22,7 +20,7 @@ from lamm.evaluate.elements import element_heatmap, element_rows
 from lamm.evaluate.page import Page
 from lamm.evaluate.sizes import FEW_SIZES, MOST_SAMPLED, size_histograms, size_rows
 from lamm.evaluate.style import save_figure, subset_colours
-from lamm.files import replaced_file, write_json, write_text
+from lamm.files import write_csv, write_json, write_text
 
 FILES = (
     *(f"fig{number}.{suffix}" for number in (2, 4) for suffix in ("png", "svg", "csv")),
@@ -117,17 +115,6 @@ SIZES_CAPTION = (
 def _write_table(overview: Overview, folder: Path) -> list[Path]:
     paths = [folder / f"table2.{suffix}" for suffix in ("md", "csv", "json")]
     write_text(paths[0], markdown_table(overview))
-    _write_csv(paths[1], table_rows(overview))
+    write_csv(paths[1], table_rows(overview))
     write_json(paths[2], table_json(overview))
     return paths
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    fields: Iterable[str] = rows[0]
-    with (
-        replaced_file(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, fieldnames=list(fields))
-        writer.writeheader()
-        writer.writerows(rows)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lamm.evaluate.error_figures import (
 from lamm.evaluate.evaluation import MAX_POINTS, Evaluation
 from lamm.evaluate.figures import parity_plot, parity_rows, save_figure
 from lamm.evaluate.page import Page
-from lamm.files import replaced_file, write_json
+from lamm.files import replaced_file, write_csv, write_json
 
 FIGURES = ("parity", "distributions", "breakdown")
 FILES = (
@@ -100,7 +99,7 @@ def write_evaluation(to: Path, result: Mapping[str, Any], evaluation: Evaluation
         evaluation: what was found.
     """
     write_json(to / "results.json", result)
-    write_rows(to / "structures.csv", evaluation.rows)
+    write_csv(to / "structures.csv", evaluation.rows)
     if len(evaluation.comparison.atom_row):
         _write_atoms(to / "atoms.parquet", evaluation.comparison)
     words = split_words(result["split"])
@@ -122,17 +121,6 @@ def write_evaluation(to: Path, result: Mapping[str, Any], evaluation: Evaluation
         _figures(page, to, evaluation)
     _worst(page, evaluation)
     page.write(to / "report.html")
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with the keys of the first as CSV."""
-    with (
-        replaced_file(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _write_atoms(path: Path, comparison: Comparison) -> None:

@@ -6,13 +6,13 @@ the space of the features themselves.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lamm.errors import ConfigError
+from lamm.evaluate.extras import require_extra
 
 _BLOCK = 1024
 """Rows of the matrix of distances that are there at once."""
@@ -66,11 +66,7 @@ def require_umap() -> None:
     Raises:
         ConfigError: it isn't.
     """
-    if importlib.util.find_spec("umap") is None:
-        raise ConfigError(
-            "a map by UMAP needs the package umap-learn, which isn't installed.\n"
-            "  Install it with `pip install 'lamm[map]'`, or take --projection pca."
-        )
+    require_extra("umap", "umap-learn", "a map by UMAP", "take --projection pca")
 
 
 def umap_projection(

@@ -8,7 +8,6 @@ goes with them.
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from lamm.files import replaced_file
+from lamm.files import replaced_file, write_csv
 from lamm.typing import PathLike
 
 PALETTE = (
@@ -257,11 +256,5 @@ def save_figure(
             kind = path.suffix[1:]
             metadata = {"Date": None} if kind == "svg" else None
             figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)
-    with (
-        replaced_file(paths[2]) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(paths[2], rows)
     return paths

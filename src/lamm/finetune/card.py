@@ -22,7 +22,7 @@ from lamm.finetune.ranking import HeadFit
 from lamm.models.potential import Potential
 from lamm.train.checkpoint import load
 from lamm.train.distributed import World
-from lamm.train.run import CONFIG
+from lamm.train.run import run_config_file
 from lamm.train.validation import validate
 from lamm.typing import JSONDict
 
@@ -124,17 +124,14 @@ def _base(base: Path | None) -> JSONDict | None:
     if base is None:
         return None
     licences: dict[str, str] = {}
-    for folder in (base, *base.parents[:3]):
-        if not (folder / CONFIG).is_file():
-            continue
-        known = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        for name, subset in known.get("data", {}).get("subsets", {}).items():
-            try:
-                licence = Store.open(store_path(subset["store"])).card.licence
-            except LaMMError:
-                licence = ""  # the base's data needn't be on this machine
-            licences[name] = licence or "not known here"
-        break
+    file = run_config_file(base)
+    known = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))
+    for name, subset in known.get("data", {}).get("subsets", {}).items():
+        try:
+            licence = Store.open(store_path(subset["store"])).card.licence
+        except LaMMError:
+            licence = ""  # the base's data needn't be on this machine
+        licences[name] = licence or "not known here"
     return {"checkpoint": str(base), "licences": licences}
 
 

@@ -14,7 +14,7 @@ from lamm.data.cards import CardHeader, KeyNames
 from lamm.data.ingest import ingest
 from lamm.data.store import Store
 from lamm.errors import ConfigError, nearest_names
-from lamm.train.run import CONFIG
+from lamm.train.run import CONFIG, run_config_file
 
 UNLABELLED = "unlabelled"
 """Name of the output for the denoising of the user's structures."""
@@ -80,15 +80,14 @@ def pretraining_data(base: Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is no configuration beside the weights.
     """
-    for folder in (base, *base.resolve().parents[:3]):
-        if (folder / CONFIG).is_file():
-            known = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-            data: dict[str, Any] = known["data"]
-            return data
-    raise ConfigError(
-        f"--replay: {base} has no {CONFIG} that says which subsets it was trained on.\n"
-        "  Name the run folder by --from, or the stores in a configuration file."
-    )
+    file = run_config_file(base)
+    if file is None:
+        raise ConfigError(
+            f"--replay: {base} has no {CONFIG} that says which subsets it was trained on.\n"
+            "  Name the run folder by --from, or the stores in a configuration file."
+        )
+    data: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
+    return data
 
 
 def unlabelled_subset(path: Path, to: Path) -> dict[str, Any]:

@@ -53,6 +53,13 @@ class _Outputs(NamedTuple):
     """(N, 3) eV/Å."""
 
 
+def rows_to_rank(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most `MAX_RANKED` of some rows, evenly chosen."""
+    if len(rows) <= MAX_RANKED:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MAX_RANKED).astype(np.int64)]
+
+
 def rank_heads(
     model: Potential, structures: Sequence[Structure], normalisation: Normalisation
 ) -> list[HeadFit]:
@@ -60,14 +67,12 @@ def rank_heads(
 
     Args:
         model: the base.
-        structures: training structures; the first `MAX_RANKED` evenly chosen ones are looked at.
+        structures: training structures, for instance those of `rows_to_rank`.
         normalisation: references and scales fitted without the model, for what a head can't tell.
     """
-    places = np.linspace(0, len(structures) - 1, min(MAX_RANKED, len(structures)))
-    chosen = [structures[int(place)] for place in np.unique(places.astype(np.int64))]
-    outputs = _predict(model, chosen)
+    outputs = _predict(model, structures)
     fits = [
-        _fit(model, column, name, chosen, outputs, normalisation)
+        _fit(model, column, name, structures, outputs, normalisation)
         for column, name in enumerate(model.subsets)
     ]
     return sorted(fits, key=lambda fit: fit.score)
@@ -86,24 +91,15 @@ def _predict(model: Potential, structures: Sequence[Structure]) -> _Outputs:
         energies.append(
             predicted.energy.cpu().numpy() - reference - model.energy_shift.cpu().numpy()
         )
-        has = np.concatenate([_free(one) for one in part])
-        forces.append(predicted.forces.double().cpu().numpy()[has])
-        labels += [one.forces[_free(one)] for one in part if one.forces is not None]
+        labelled = batch.free & batch.has_forces[batch.structure_index]
+        forces.append(predicted.forces[labelled].double().cpu().numpy())
+        labels.append(batch.forces[labelled].cpu().numpy())
     model.train(was_training)
     return _Outputs(
         np.concatenate(energies),
         np.concatenate(forces),
-        np.concatenate(labels).astype(np.float64) if labels else np.zeros((0, 3)),
+        np.concatenate(labels),
     )
-
-
-def _free(structure: Structure) -> NDArray[np.bool_]:
-    """Atoms whose forces are a label."""
-    if structure.forces is None:
-        return np.zeros(structure.num_atoms, dtype=bool)
-    if structure.fixed is None:
-        return np.ones(structure.num_atoms, dtype=bool)
-    return np.asarray(~structure.fixed)
 
 
 def _fit(

@@ -26,6 +26,9 @@ from lamm.train.run import CONFIG
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_HEAD = BEST
+"""Where the output starts unless the user says it: it is the best after few steps, and no worse
+after many."""
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 LEAST_SECONDS = 5.0
 """Time for training that must be left after the data is prepared."""
@@ -190,11 +193,6 @@ def _mapping(
         "balance": {"batch_size": recipe.batch_size},
         "train": length,
     }
-
-
-DEFAULT_HEAD = BEST
-"""Where the output starts unless the user says it: it is the best after few steps, and no worse
-after many."""
 
 
 def resumed_config(to: Path) -> FinetuneConfig:

@@ -6,14 +6,12 @@ import logging
 import time
 from typing import Any
 
-import numpy as np
-
 from lamm.config import BEST, RESET, FinetuneConfig
 from lamm.data.joint import JointDataset, Subset, refit_normalisation
 from lamm.data.references import Normalisation
 from lamm.errors import CheckpointError, ConfigError, nearest_names
 from lamm.finetune.card import write_card
-from lamm.finetune.ranking import MAX_RANKED, HeadFit, rank_heads, ranking_table, take_over
+from lamm.finetune.ranking import HeadFit, rank_heads, ranking_table, rows_to_rank, take_over
 from lamm.models.potential import ModelConfig, Potential, build
 from lamm.train.checkpoint import TrainState, load
 from lamm.train.distributed import join, leave
@@ -108,9 +106,7 @@ def starting_model(
         named = heads.get(subset.name, config.head)
         if subset.name in config.replay or named == RESET or subset.denoising is not None:
             continue
-        rows = subset.rows("train")
-        if len(rows) > MAX_RANKED:
-            rows = rows[np.linspace(0, len(rows) - 1, MAX_RANKED).astype(np.int64)]
+        rows = rows_to_rank(subset.rows("train"))
         fits = rank_heads(base, list(subset.store.structures(rows)), fitted[subset.name])
         rankings[subset.name] = fits
         heads[subset.name] = fits[0].head if named == BEST else named

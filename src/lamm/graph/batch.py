@@ -264,10 +264,6 @@ class GraphBatch:
 
         return self._map(move)
 
-    def pin_memory(self) -> "GraphBatch":
-        """The same batch in page-locked memory, from where copies to a GPU needn't wait."""
-        return self._map(lambda _, tensor: tensor.pin_memory())
-
     def copy(self) -> "GraphBatch":
         """The same batch in memory of its own."""
         return self._map(lambda _, tensor: tensor.clone())

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lamm.balance.metrics import step_imbalance
-from lamm.balance.plan import PlanIndex, epoch_windows, join_windows, planner_advice
+from lamm.balance.plan import Plan, PlanIndex, epoch_windows, join_windows, planner_advice
 from lamm.balance.settings import BalanceConfig
 from lamm.balance.windows import EpochWindows
 from lamm.data.joint import JointDataset
@@ -97,25 +100,27 @@ class Schedule:
             planner=self.balance.planner,
         )
 
-    def largest_part(self, step: int) -> Part:
-        """The GPU batch of the largest planned load, any rank's, in the window of a step."""
-        epoch, in_epoch = divmod(step, self.steps_per_epoch)
-        some = self.windows(epoch)
-        window = some[some.at_step(in_epoch)]
-        plan = join_windows([window], self.index)
-        load = plan.rank_load(self.index.cost[window.entries])
-        where = plan.part(*divmod(int(load.argmax()), plan.num_ranks))
-        return plan.ids[where], plan.passes[where]
-
-    def _known_from(self, step: int) -> list[_KnownStep]:
-        """What the plan says of a step of the run and of those after it in its window."""
+    def _window_of(self, step: int) -> tuple[int, Plan, NDArray[np.int64]]:
+        """Where in its window a step of the run is, the window's plan, and loads (steps, ranks)."""
         epoch, in_epoch = divmod(step, self.steps_per_epoch)
         some = self.windows(epoch)
         number = some.at_step(in_epoch)
         window = some[number]
         plan = join_windows([window], self.index)
-        imbalance = step_imbalance(plan.rank_load(self.index.cost[window.entries]))
-        structures = window.counts.sum(axis=1)
+        load = plan.rank_load(self.index.cost[window.entries])
+        return in_epoch - int(some.first_steps[number]), plan, load
+
+    def largest_part(self, step: int) -> Part:
+        """The GPU batch of the largest planned load, any rank's, in the window of a step."""
+        _, plan, load = self._window_of(step)
+        where = plan.part(*divmod(int(load.argmax()), plan.num_ranks))
+        return plan.ids[where], plan.passes[where]
+
+    def _known_from(self, step: int) -> list[_KnownStep]:
+        """What the plan says of a step of the run and of those after it in its window."""
+        first, plan, load = self._window_of(step)
+        imbalance = step_imbalance(load)
+        structures = np.diff(plan.step_rank_offsets[:: plan.num_ranks])
         known = [
             _KnownStep(
                 part,
@@ -125,7 +130,7 @@ class Schedule:
             )
             for place, part in enumerate(plan_parts(plan, self.world.rank))
         ]
-        return known[in_epoch - int(some.first_steps[number]) :]
+        return known[first:]
 
     def _known_steps(self, first: int, last: int) -> Iterator[_KnownStep]:
         """What the plan says of steps `first` to `last` - 1; a thread plans one window ahead."""

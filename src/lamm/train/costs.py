@@ -86,13 +86,11 @@ class StepCosts(Frozen):
 
     def r_squared(self, what: Literal["seconds", "bytes"]) -> float:
         """Share of the variance of the measured batches that the fit explains."""
-        values = np.array([one[what] for one in self.batches])
-        cost = self.seconds if what == "seconds" else self.bytes
-        fitted = cost.of(*(np.array([one[name] for one in self.batches]) for name in _SIZES))
+        atoms, edges, values = np.array(
+            [[one["atoms"], one["edges"], one[what]] for one in self.batches]
+        ).T
+        fitted = (self.seconds if what == "seconds" else self.bytes).of(atoms, edges)
         return float(1 - ((values - fitted) ** 2).sum() / ((values - values.mean()) ** 2).sum())
-
-
-_SIZES = ("atoms", "edges")
 
 
 def fit(batches: Sequence[dict[str, float]], what: str) -> LinearCost:

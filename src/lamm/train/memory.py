@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 _SAID_BY_ALLOCATORS = (
     "out of memory",
@@ -23,6 +27,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         text in str(error) for text in _SAID_BY_ALLOCATORS
     )
+
+
+def if_memory_suffices(call: Callable[[], T], device: torch.device) -> T | None:
+    """What a call gives, or None where memory ran out on the way; what it held is free then."""
+    try:
+        return call()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory(device)  # outside the handler, whose error holds what the call had made
+    return None
 
 
 def release_memory(device: torch.device) -> None:

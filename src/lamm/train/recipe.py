@@ -64,7 +64,7 @@ class TrainConfig(Frozen):
             return self.steps
         if self.epochs is None:
             return MOST_STEPS
-        return round((self.epochs or 0) * steps_per_epoch)
+        return round(self.epochs * steps_per_epoch)
 
 
 @dataclass(frozen=True)

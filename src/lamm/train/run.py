@@ -71,6 +71,17 @@ def launch_key() -> str | None:
     return f"parent {os.getppid()}" if name == "none" else name
 
 
+def run_config_file(checkpoint: Path) -> Path | None:
+    """The configuration of the run that a checkpoint belongs to; None where none is beside it.
+
+    Args:
+        checkpoint: a run folder, a saved step, a link to one, or a file of weights.
+    """
+    path = checkpoint.expanduser().resolve()
+    found = (folder / CONFIG for folder in (path, *path.parents[:3]))
+    return next((file for file in found if file.is_file()), None)
+
+
 def prepare_folder(config: TrainingConfig, world: World, settings: dict[str, object]) -> None:
     """Make the run folder and write down what is about to run."""
     write_text(config.to / CONFIG, to_yaml(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from lamm.graph.batch import GraphBatch
 from lamm.loss import LabelCounts, LossConfig, normalise, universal_loss
 from lamm.models.potential import Potential, Prediction
 from lamm.train.distributed import World
-from lamm.train.memory import is_out_of_memory, release_memory
+from lamm.train.memory import if_memory_suffices
 from lamm.train.parts import select
 
 logger = logging.getLogger(__name__)
@@ -33,26 +34,21 @@ def predicted_in_parts(
     for batch in batches:
         waiting = [batch]
         while waiting:
-            part, prediction = waiting.pop(), None
-            try:
-                prediction = model(part, subset_index=part.subset_index)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            if prediction is not None:
+            part = waiting.pop()
+            prediction = if_memory_suffices(
+                partial(model, part, subset_index=part.subset_index), part.positions.device
+            )
+            if prediction is None:
+                waiting += _halves(part, joint)
+            else:
                 yield part, prediction
-                continue
-            release_memory(part.positions.device)  # outside the handler, whose error holds memory
-            waiting += _halves(part, joint)
 
 
 def _halves(batch: GraphBatch, joint: JointDataset) -> list[GraphBatch]:
     size = batch.num_structures
     if size == 1:
-        name, subset = (
-            joint.structure(int(batch.ids[0])).id,
-            joint.names[int(batch.subset_index[0])],
-        )
+        name = joint.structure(int(batch.ids[0])).id
+        subset = joint.names[int(batch.subset_index[0])]
         raise DataError(
             f"validation: subset '{subset}', structure '{name}' of {int(batch.num_atoms[0])} atoms "
             "doesn't fit into the memory alone.\n"

@@ -17,7 +17,7 @@ from lamm.graph.batch import GraphBatch
 from lamm.loss import LabelCounts
 from lamm.train.batches import Schedule
 from lamm.train.checkpoint import TrainState
-from lamm.train.memory import is_out_of_memory, release_memory
+from lamm.train.memory import if_memory_suffices
 from lamm.train.parts import graph_size, split_batch
 from lamm.train.step import Step
 
@@ -65,14 +65,9 @@ def warm_up(step: Step, schedule: Schedule, state: TrainState) -> None:
 def _fits(step: Step, part: GraphBatch) -> bool:
     """Whether forward and backward of a batch have memory enough on this rank."""
     counts = LabelCounts(part.num_structures, part.num_structures)
-    parameters = step.gradients.parameters
-    fits = True
-    try:
-        torch.autograd.grad(step.loss(part, counts).total, parameters, allow_unused=True)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        fits = False
-    if not fits:
-        release_memory(step.world.device)  # outside the handler, whose error holds the graph
-    return fits
+
+    def gradients() -> tuple[torch.Tensor | None, ...]:
+        parameters = step.gradients.parameters
+        return torch.autograd.grad(step.loss(part, counts).total, parameters, allow_unused=True)
+
+    return if_memory_suffices(gradients, step.world.device) is not None
