@@ -56,6 +56,13 @@ def test_three_structures_by_hand():
     assert loss.total.item() == pytest.approx(2 * energy + 3 * forces, abs=1e-14)
 
 
+def test_energies_per_atom_by_hand():
+    batch = three_structures()
+    config = LossConfig(energy=2.0, forces=0.0, energy_per="atom")
+    loss = universal_loss(PREDICTED, labels(batch), batch, LabelCounts(2, 2), config)
+    assert loss.total.item() == pytest.approx(2 * (0.5 / 2 + 2.0 / 1) / 2, abs=1e-14)
+
+
 @pytest.mark.parametrize("value", [1e9, math.nan, math.inf])
 def test_masked_labels_of_any_value_change_nothing(value: float):
     batch = three_structures()

@@ -10,7 +10,7 @@ Both sums run over the whole mini-batch, all ranks together, and so do the label
 them: the plan of the epoch knows every label mask, so the counts are known before the step.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,9 @@ class LossConfig(Frozen):
     """lambda_E."""
     forces: NonNegativeFloat = 10.0
     """lambda_F."""
+    energy_per: Literal["structure", "atom"] = "structure"
+    """``structure``: Eq. (5). ``atom``: the energy's error divided by the structure's number of
+    atoms, so that large structures don't rule."""
 
 
 class LabelCounts(NamedTuple):
@@ -111,6 +114,8 @@ def universal_loss(
     energy_difference = predicted.energy.to(dtype) - target.energy.to(dtype)  # (B,)
     zero = energy_difference.new_zeros(())
     energy_error = torch.where(batch.has_energy, energy_difference, zero).abs()
+    if config.energy_per == "atom":
+        energy_error = energy_error / batch.num_atoms.to(dtype)
 
     labelled = batch.free & batch.has_forces[batch.structure_index]  # (N,)
     difference = predicted.forces.to(dtype) - target.forces.to(dtype)  # (N, 3)

@@ -84,6 +84,20 @@ def test_a_model_from_scratch_needs_no_checkpoint(tmp_path: Path):
     )
     assert finetune(config_for(request), quiet=True).step == 4
     assert json.loads((tmp_path / "run" / "card.json").read_text())["base"] is None
+    model = load(tmp_path / "run")
+    assert model.config.forces == "gradient"
+    assert model.energy_scale == model.force_scale, "one unit for both"
+
+
+def test_a_model_from_scratch_has_direct_forces_where_asked_for_or_not_needed(tmp_path: Path):
+    data = xyz(tmp_path / "my.extxyz")
+    words = [*SHORT, "model.forces=direct"]
+    asked = config_for(Request(data=data, to=tmp_path / "a", preset="lamm-xs", words=words))
+    energies = xyz(tmp_path / "energies.extxyz", change=lambda one: replace(one, forces=None))
+    without = config_for(Request(data=energies, to=tmp_path / "b", preset="lamm-xs", words=SHORT))
+    for config in (asked, without):
+        assert config.model is not None
+        assert config.model.forces == "direct"
 
 
 def test_given_files_are_the_splits(base: Path, tmp_path: Path):

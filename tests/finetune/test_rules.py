@@ -7,6 +7,7 @@ from lamm.finetune.rules import (
     MOST_STEPS,
     batch_size,
     choose_recipe,
+    energy_weight,
     held_out_shares,
     learning_rate,
 )
@@ -27,23 +28,36 @@ def test_a_small_set_still_has_several_steps_to_an_epoch():
     assert batch_size(1, 3.0) == 1
 
 
+KIND = {"conservative": True, "from_scratch": False}
+
+
 def test_wider_models_learn_more_slowly():
-    assert learning_rate(24) == learning_rate(96) == 1e-3
-    assert learning_rate(384) == pytest.approx(5e-4)
+    assert learning_rate(24, **KIND) == learning_rate(96, **KIND) == 1e-3
+    assert learning_rate(384, **KIND) == pytest.approx(5e-4)
+
+
+def test_conservative_models_learn_fast_from_scratch_alone():
+    assert learning_rate(96, conservative=True, from_scratch=True) == 3e-3
+    assert learning_rate(96, conservative=False, from_scratch=True) == 1e-3
+
+
+def test_direct_energies_weigh_as_much_as_if_all_structures_had_the_mean_size():
+    assert energy_weight(30.0, conservative=False) == 30
+    assert energy_weight(30.0, conservative=True) == energy_weight(5.0, conservative=True)
 
 
 @pytest.mark.parametrize(("structures", "steps"), [(4, FEWEST_STEPS), (10**6, MOST_STEPS)])
 def test_the_length_stays_within_bounds(structures: int, steps: int):
-    assert choose_recipe(structures, 20.0, 96, steps=None, timed=False).steps == steps
+    assert choose_recipe(structures, 20.0, 96, **KIND, steps=None, timed=False).steps == steps
 
 
 @pytest.mark.parametrize("steps", [0, 1, 10, 1000])
 def test_warm_up_and_validations_fit_the_length_that_a_user_says(steps: int):
-    recipe = choose_recipe(100, 20.0, 96, steps=steps, timed=False)
+    recipe = choose_recipe(100, 20.0, 96, **KIND, steps=steps, timed=False)
     assert recipe.steps == steps
     assert recipe.warmup_steps <= steps // 20
     assert recipe.validate_every >= 1
 
 
 def test_nothing_stops_early_where_the_time_is_given():
-    assert choose_recipe(100, 20.0, 96, steps=None, timed=True).patience is None
+    assert choose_recipe(100, 20.0, 96, **KIND, steps=None, timed=True).patience is None

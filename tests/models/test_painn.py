@@ -139,6 +139,49 @@ def test_pairs_give_what_edges_give(block, geometry, monkeypatch):
         assert_close(one, other, rtol=0, atol=1e-11 * float(other.detach().abs().max()))
 
 
+def second_order(config, batch):
+    """Gradients of a loss of scalars, vectors and forces, by the weights and by the geometry."""
+    encoder = PaiNN(config).double().train()
+    torch.manual_seed(0)
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=config.channels**-0.5)
+    results = []
+    for one in (batch, replace(batch, edge_kind="directed")):
+        encoder.zero_grad()
+        leaf = edge_vectors(batch).detach().requires_grad_()
+        features = encoder(one, leaf)
+        energy = features.scalars.sin().sum() + features.vectors.cos().sum()
+        (gradient,) = torch.autograd.grad(energy, leaf, create_graph=True)
+        forces, stress = _forces_and_stress(batch, leaf.detach(), gradient)
+        (forces.sin().sum() + stress.sum() + features.scalars.square().sum()).backward()
+        learnt = [weight for weight in encoder.parameters() if weight.requires_grad]
+        results.append(
+            [weight.grad.clone() for weight in learnt]
+            + list(_forces_and_stress(batch, leaf.detach(), leaf.grad))
+        )
+    return results
+
+
+@pytest.mark.parametrize("block", [1, 10**6], ids=["many bands", "one band"])
+def test_forces_from_pairs_are_learnt_as_those_from_edges(block, monkeypatch):
+    monkeypatch.setattr(painn, "BLOCK", block)
+    config = SMOOTH.model_copy(update={"channels": 6, "num_radial": 40})
+    batch = GraphBatch.from_structures(AWKWARD, config.graph, dtype=torch.float64)
+    for one, other in zip(*second_order(config, batch), strict=True):
+        assert_close(one, other, rtol=0, atol=1e-10 * max(float(other.abs().max()), 1e-6))
+
+
+def test_a_gradient_by_weights_is_differentiated_once():
+    config = SMOOTH.model_copy(update={"channels": 6, "num_radial": 40})
+    batch = GraphBatch.from_structures(AWKWARD, config.graph, dtype=torch.float64)
+    encoder = PaiNN(config).double()
+    weight = encoder.messages[0].filter.weight
+    features = encoder(batch, edge_vectors(batch).detach().requires_grad_())
+    (gradient,) = torch.autograd.grad(features.scalars.sin().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="by the filters' weights can't be differentiated"):
+        gradient.square().sum().backward()
+
+
 def test_small_blocks_make_bands_that_leave_gaussians_out(monkeypatch):
     monkeypatch.setattr(painn, "BLOCK", 1)
     config = SMOOTH.model_copy(update={"channels": 6, "num_radial": 40})

@@ -43,6 +43,29 @@ def test_physical_units_are_the_normalised_ones_scaled_and_shifted(name):
         assert_close(physical.forces[:, d], forces, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_can_start_at_the_references(name):
+    model = small_model(MODELS[name])
+    batch = batch_of(AWKWARD, model)
+    before = model(batch, normalised=True)
+    model.start_at_references([1])
+    after = model(batch, normalised=True)
+    assert_close(after.energy[:, 0], before.energy[:, 0])
+    assert_close(after.forces[:, 0], before.forces[:, 0])
+    assert before.energy[:, 1].all()
+    assert not after.energy[:, 1].any()
+    assert not after.forces[:, 1].any()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_that_start_at_the_references_can_learn(name):
+    model = small_model(MODELS[name]).train().start_at_references()
+    first = model(batch_of(AWKWARD, model), normalised=True)
+    loss = (first.energy - 1).square().sum() + (first.forces - 1).square().sum()
+    gradients = torch.autograd.grad(loss, learnt(model), allow_unused=True)
+    assert any(one is not None and one.any() for one in gradients)
+
+
 @pytest.mark.parametrize("structure", AWKWARD, ids=lambda s: s.name)
 def test_gradient_forces_are_finite_differences_of_the_energy(structure, rng):
     model = small_model(GRADIENT)

@@ -12,7 +12,8 @@ done
 for subset in molecules_unlabelled molecules_gfn2; do
   "$generator" tools/mini/molecules_nci.py "$subset"
 done
-for subset in slabs_chgnet oxides_chgnet oxides_is2re_chgnet downstream_sevennet; do
+"$generator" tools/mini/molecules_dynamics.py
+for subset in slabs_chgnet oxides_chgnet oxides_is2re_chgnet downstream_sevennet crystals_chgnet; do
   "$generator" tools/mini/periodic.py "$subset"
 done
 "$lamm" tools/mini/build_stores.py

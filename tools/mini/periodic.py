@@ -5,6 +5,7 @@
 ``oxides_is2re_chgnet``: the structure before a relaxation, the energy after it.
 ``downstream_sevennet``: disordered cells of three to eight elements, in the spirit of HME21,
 labelled by another potential than every subset above; split by chemical formula.
+``crystals_chgnet``: 84 elements in common prototypes, alloys and random packings.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import BFGS, FIRE
 
-from common import Job, labelled, parser, run_chunks, write_card
+from common import Job, labelled, parser, run_chunks, split_of, write_card
+from crystal_cells import varied_crystal
 from periodic_cells import acceptable, disordered_cell, ionic_crystal, rattled, slab, strained
 
 CHGNET = "B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023) (CHGNet)"
@@ -34,8 +36,17 @@ SIZES = {
     "oxides_chgnet": 320,
     "oxides_is2re_chgnet": 180,
     "downstream_sevennet": 900,
+    "crystals_chgnet": 2000,
 }
-"""Systems per subset; each of the first two gives several structures."""
+"""Systems per subset; the first two and the last give several structures each."""
+SEEDS = {
+    "downstream_sevennet": 0,
+    "oxides_chgnet": 1000,
+    "oxides_is2re_chgnet": 2000,
+    "slabs_chgnet": 3000,
+    "crystals_chgnet": 4000,
+}
+"""What is added to the seed, so that no two subsets share a stream."""
 CARDS = {
     "slabs_chgnet": {
         "domain": "Catalyst",
@@ -63,6 +74,12 @@ CARDS = {
         "task": "S2EF-Total",
         "labels": ["energy", "forces", "stress"],
         "remarks": "Disordered multi-element cells, split by formula; held out of pre-training.",
+    },
+    "crystals_chgnet": {
+        "domain": "Crystal",
+        "task": "S2EF-Total",
+        "labels": ["energy", "forces", "stress"],
+        "remarks": "84 elements in common prototypes, alloys and random packings, and rattled.",
     },
 }
 
@@ -185,6 +202,21 @@ def relaxed_energy(
     return [labelled(initial, identifier, float(moving.get_potential_energy()))]
 
 
+def crystal_structures(
+    identifier: str, atoms: Atoms, calculator: Calculator, rng: np.random.Generator
+) -> list[Atoms | None]:
+    """The structure as it is, and after a short relaxation, which has smaller forces."""
+    atoms.info["split"] = split_of(identifier)
+    first = evaluated(atoms, f"{identifier}/0", calculator, stress=True)
+    if first is None:  # a relaxation would only tear it apart
+        return []
+    frames = relaxation_frames(atoms, calculator, steps=4, every=4)
+    last = frames[-1]
+    if not acceptable(last, 0.55):
+        return [first]
+    return [first, evaluated(last, f"{identifier}/1", calculator, stress=True)]
+
+
 def disordered_structure(
     identifier: str, atoms: Atoms, calculator: Calculator, rng: np.random.Generator
 ) -> list[Atoms | None]:
@@ -202,6 +234,7 @@ MAKERS = {
     "oxides_chgnet": (ionic_crystal, oxide_structures),
     "oxides_is2re_chgnet": (ionic_crystal, relaxed_energy),
     "downstream_sevennet": (disordered_cell, disordered_structure),
+    "crystals_chgnet": (varied_crystal, crystal_structures),
 }
 
 
@@ -213,7 +246,7 @@ def main() -> None:
     options = arguments.parse_args()
     name = options.subset
     make, structures = MAKERS[name]
-    seed = options.seed + sorted(MAKERS).index(name) * 1000
+    seed = options.seed + SEEDS[name]
     jobs = systems(name, make, SIZES[name], seed)
     calculator = potential(name)
 

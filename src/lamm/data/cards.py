@@ -205,7 +205,13 @@ class DatasetCard(CardHeader):
         for symbol, energy in self.reference_energies.items():
             energies[atomic_numbers[symbol]] = energy
             known[atomic_numbers[symbol]] = True
-        return Normalisation(energies, known, self.energy_scale or 1.0, self.force_scale or 1.0)
+        return Normalisation(
+            energies,
+            known,
+            self.energy_scale or 1.0,
+            self.force_scale or 1.0,
+            has_forces=self.force_scale is not None,
+        )
 
 
 def element_symbols(numbers: Iterable[int]) -> tuple[str, ...]:

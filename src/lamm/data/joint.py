@@ -181,7 +181,9 @@ class Subset:
         normalisation = self.store.normalisation()
         if self.denoising is None:
             return normalisation
-        return normalisation._replace(energy_scale=1.0, force_scale=self.denoising.std)
+        return normalisation._replace(
+            energy_scale=1.0, force_scale=self.denoising.std, has_forces=True
+        )
 
 
 class JointDataset:

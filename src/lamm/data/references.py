@@ -36,6 +36,8 @@ class Normalisation(NamedTuple):
     """eV."""
     force_scale: float
     """eV/Å."""
+    has_forces: bool = False
+    """Whether the force scale was fitted to forces."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,4 +209,10 @@ def fit_normalisation(store: StructureSource, rows: Integer[np.ndarray, " rows"]
             if one.forces is not None:
                 forces.add(one.forces, None if one.fixed is None else ~one.fixed)
     fitted = references.solve()
-    return Normalisation(fitted.energies, fitted.known, energy_scale(fitted), force_scale(forces))
+    return Normalisation(
+        fitted.energies,
+        fitted.known,
+        energy_scale(fitted),
+        force_scale(forces),
+        has_forces=forces.solve() > 0,
+    )

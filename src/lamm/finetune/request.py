@@ -141,6 +141,21 @@ def _architecture(request: Request) -> ModelConfig:
     return base.config
 
 
+def _new_model(preset: str, said: dict[str, Any], store: Store) -> dict[str, Any]:
+    """The configuration of a model from scratch: a preset, and the kind of forces.
+
+    Where there are forces to learn, PaiNN learns them as the energy's gradient, unless the user
+    says otherwise: on the few structures of a fine-tuning, every force is then a label of the
+    energy, too, which is worth far more than the time that it takes.
+    """
+    asked = said.get("model")
+    forces = asked.get("forces") if isinstance(asked, dict) else None
+    learns_forces = bool(store.index.has_forces[store.index.split == TRAIN].any())
+    if forces is None and learns_forces and resolve_model(preset).encoder.name == "painn":
+        forces = "gradient"
+    return {"preset": preset} | ({} if forces is None else {"forces": forces})
+
+
 def _seed(said: dict[str, Any]) -> int:
     seed = said.get("seed", 0)
     return seed if isinstance(seed, int) else 0  # what is wrong with it is said when it is parsed
@@ -152,12 +167,18 @@ def _mapping(
     """The configuration that the rules give."""
     index = store.index
     train = index.split == TRAIN
+    new = None
+    if request.preset is not None:
+        new = _new_model(request.preset, said, store)
+        model = resolve_model(new)
     steps = said.get("train", {}).get("steps") if isinstance(said.get("train"), dict) else None
     timed = request.max_seconds is not None
     recipe = choose_recipe(
         int(train.sum()),
         float(np.mean(index.num_atoms[train])),
         model.encoder.channels,
+        conservative=model.forces == "gradient",
+        from_scratch=request.base is None,
         steps=steps if isinstance(steps, int) else None,
         timed=timed,
     )
@@ -175,16 +196,21 @@ def _mapping(
     return {
         "to": str(request.to),
         "base": None if request.base is None else str(request.base),
-        "model": None if request.base is not None else request.preset,
+        "model": new,
         "head": head,
         "encoder": "frozen" if request.frozen else "trained",
         "data": {
             "subsets": {store.card.name: {"store": str(store.path)}},
             "max_val_structures": MAX_VAL,
         },
-        "loss": {"energy": 1, "forces": 10},
+        "loss": {
+            "energy": recipe.energy_weight,
+            "forces": recipe.forces_weight,
+            "energy_per": "atom",
+        },
         "optim": {
             "lr": recipe.lr,
+            "clip_norm": recipe.clip_norm,
             "encoder_lr_factor": recipe.encoder_lr_factor,
             "layer_decay": request.layer_decay,
             "warmup_steps": recipe.warmup_steps,

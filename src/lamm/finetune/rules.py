@@ -27,6 +27,10 @@ MOST_STRUCTURES = 32
 SHARE_OF_EPOCH = 10
 """Steps that an epoch has at least."""
 WARM_UP, WARM_UP_TIMED = 50, 20
+FORCES_WEIGHT = 10.0
+CLIP_NORM = 1.0
+"""Far below what most steps have: a structure with extreme forces moves the weights no farther than
+others do."""
 MAX_VAL = 500
 """Validation structures that are looked at during a run: their error is known to some percent."""
 
@@ -41,8 +45,11 @@ class Shares(NamedTuple):
 class Recipe(NamedTuple):
     """What the rules choose for a training."""
 
+    energy_weight: float
+    forces_weight: float
     batch_size: int
     lr: float
+    clip_norm: float
     encoder_lr_factor: float
     warmup_steps: int
     ema_decay: float
@@ -66,13 +73,34 @@ def batch_size(num_train: int, mean_atoms: float) -> int:
     return max(1, min(by_atoms, MOST_STRUCTURES, max(num_train // SHARE_OF_EPOCH, 1)))
 
 
-def learning_rate(channels: int) -> float:
-    """Peak rate: 1e-3 at 96 channels, and less by the root of the width for wider models."""
-    return min(1e-3, round(1e-3 * math.sqrt(96 / channels), 6))
+def learning_rate(channels: int, conservative: bool, from_scratch: bool) -> float:
+    """Peak rate at 96 channels, and less by the root of the width for wider models.
+
+    With the gradient's norm held at `CLIP_NORM`, a conservative model bears three times the rate;
+    what has been learnt before wants a third of it.
+    """
+    peak = 3e-3 if conservative and from_scratch else 1e-3
+    return min(peak, round(peak * math.sqrt(96 / channels), 6))
+
+
+def energy_weight(mean_atoms: float, conservative: bool) -> float:
+    """lambda_E on energies per atom, beside a lambda_F of `FORCES_WEIGHT`.
+
+    A conservative model's energies have the unit of its forces, so one number does for all data.
+    Direct ones have the energies' own, which grows with the structures.
+    """
+    return 10.0 if conservative else round(max(mean_atoms, 1.0), 1)
 
 
 def choose_recipe(
-    num_train: int, mean_atoms: float, channels: int, *, steps: int | None, timed: bool
+    num_train: int,
+    mean_atoms: float,
+    channels: int,
+    *,
+    conservative: bool,
+    from_scratch: bool,
+    steps: int | None,
+    timed: bool,
 ) -> Recipe:
     """All that the rules say of a training.
 
@@ -80,6 +108,8 @@ def choose_recipe(
         num_train: training structures.
         mean_atoms: atoms of one, on average.
         channels: width of the encoder.
+        conservative: whether forces are the energy's gradient.
+        from_scratch: whether nothing was learnt before.
         steps: the length, where the user says it.
         timed: whether a time limit sets the length; then nothing stops early, as the time is there.
     """
@@ -89,8 +119,11 @@ def choose_recipe(
     # The average reaches over about a twentieth of the run: its weights forget the start in time.
     ema = 0.995 if timed else min(max(1 - 20 / max(steps, 1), 0.9), 0.999)
     return Recipe(
+        energy_weight=energy_weight(mean_atoms, conservative),
+        forces_weight=FORCES_WEIGHT,
         batch_size=size,
-        lr=learning_rate(channels),
+        lr=learning_rate(channels, conservative, from_scratch),
+        clip_norm=CLIP_NORM,
         encoder_lr_factor=1.0,
         # Adam's second moments need some steps to settle; a short time has no more to spare.
         warmup_steps=WARM_UP_TIMED if timed else min(WARM_UP, steps // 20),

@@ -96,7 +96,7 @@ def starting_model(
     """
     if base is None:
         assert config.model is not None, "the configuration is checked"
-        model = build(config.model, joint.names, seed=config.seed)
+        model = build(config.model, joint.names, seed=config.seed).start_at_references()
         set_normalisation(model, [fitted_on_train(subset) for subset in joint.subsets])
         return model, {}
     fitted = {subset.name: fitted_on_train(subset) for subset in joint.subsets}
@@ -119,6 +119,9 @@ def starting_model(
             logger.info("  %s", line)
         logger.info("  the output starts from '%s'", heads[subset.name])
     model = start_from(base, joint.names, heads, config.seed)
+    model.start_at_references(
+        column for column, name in enumerate(joint.names) if name not in heads
+    )
     for column, name in enumerate(joint.names):
         fits = rankings.get(name, [])
         if name in config.replay:

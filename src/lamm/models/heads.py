@@ -7,7 +7,7 @@ more, whatever precision the layers run in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -34,7 +34,7 @@ def _full_precision(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 class OutputRows(Protocol):
-    """What `copy_head` has to know of a head."""
+    """What `copy_head` and `silence` have to know of a head."""
 
     num_outputs: int
 
@@ -43,6 +43,9 @@ class OutputRows(Protocol):
 
     def output_rows(self) -> list[tuple[Tensor, int, int]]:
         """Each tensor with a row per output: the dimension of the rows, and blocks of D of them."""
+
+    def factor_rows(self) -> list[tuple[Tensor, int]]:
+        """Each tensor whose rows are factors of an output, and the dimension they lie along."""
 
 
 class EnergyHead(nn.Module):
@@ -64,6 +67,11 @@ class EnergyHead(nn.Module):
         """Each tensor with a row per output: the dimension of the rows, and blocks of D of them."""
         last = last_layer(self.net)
         return [(last.weight, 0, 1), (last.bias, 0, 1)]
+
+    def factor_rows(self) -> list[tuple[Tensor, int]]:
+        """Each tensor whose rows are factors of an output, and the dimension they lie along."""
+        last = last_layer(self.net)
+        return [(last.weight, 0), (last.bias, 0)]
 
     def idle_parameters(self) -> Iterator[nn.Parameter]:
         """Weights that no energy depends on: none."""
@@ -114,9 +122,26 @@ class ForceHead(nn.Module):
         last = last_layer(self.last.net)
         return [(self.last.vector_mix.weight, 0, 1), (last.weight, 0, 2), (last.bias, 0, 2)]
 
+    def factor_rows(self) -> list[tuple[Tensor, int]]:
+        """Each tensor whose rows are factors of an output, and the dimension they lie along."""
+        return [(self.last.vector_mix.weight, 0)]
+
     def idle_parameters(self) -> Iterator[nn.Parameter]:
         """Weights that no force depends on: none."""
         yield from ()
+
+
+@torch.no_grad()
+def silence(head: OutputRows, outputs: Iterable[int]) -> None:
+    """Let some outputs of a head start at zero: what a subset's references say, and no force.
+
+    A sum over atoms of random outputs is far from any energy, the farther the larger the structure,
+    and the first hundreds of steps of a short training would only undo it.
+    """
+    for tensor, dim in head.factor_rows():
+        tensor.index_fill_(
+            dim, torch.tensor(sorted(outputs), dtype=torch.int64, device=tensor.device), 0.0
+        )
 
 
 @torch.no_grad()

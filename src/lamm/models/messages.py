@@ -9,7 +9,8 @@ Every atom j sends :math:`(\alpha, \vec\beta, \gamma)_j`, and a filter of the di
     W_{ij} = \omega\, e(d_{ij}) + u(d_{ij})\, b
 
 `sum_messages` is that, with one row per edge; it runs on any device and can be differentiated any
-number of times. `sum_pair_messages` gives the same numbers from pairs of atoms:
+number of times. `sum_pair_messages` gives the same numbers from pairs of atoms, twice
+differentiable, as training on forces from the energy's gradient needs:
 
 - both directions of a pair share one filter;
 - pairs go in order of distance, so that a block of them meets only the few Gaussians near it: of
@@ -80,7 +81,7 @@ def sum_messages(sent: Tensor, weight: Tensor, bias: Tensor, edges: Edges) -> Te
 
 
 def sum_pair_messages(sent: Tensor, weight: Tensor, bias: Tensor, pairs: Pairs) -> Tensor:
-    """The same as `sum_messages`, on a CPU; it can be differentiated once."""
+    """The same as `sum_messages`, on a CPU; its gradient can be differentiated once more."""
     with torch.autocast("cpu", enabled=False):
         table = torch.cat((weight, bias[:, None]), dim=1).T.contiguous()  # (K + 1, 3C)
         received: Tensor = _PairMessages.apply(  # type: ignore[no-untyped-call]
@@ -142,15 +143,46 @@ class _PairMessages(torch.autograd.Function):
         return received[:, : 4 * channels]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         sent, table, unit, radial = ctx.saved_tensors
-        pairs: Pairs = ctx.pairs
+        geometry = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        gradients: tuple[Tensor | None, ...] = _PairGradients.apply(  # type: ignore[no-untyped-call]
+            grad, sent, table, unit, radial, ctx.pairs, geometry
+        )
+        return *gradients, None
+
+
+class _PairGradients(torch.autograd.Function):
+    r"""The gradients of `_PairMessages`, which can be differentiated once more.
+
+    With :math:`g` the gradient of what is received, and per edge :math:`r = \hat r \cdot \vec g`:
+
+    .. math::
+
+        d\alpha = g_s W^a, \quad d\vec\beta = \vec g W^b, \quad d\gamma = r W^c, \quad
+        d\hat r = \sum_c \gamma W^c \vec g, \quad
+        dW = (\alpha g_s,\ \vec\beta \cdot \vec g,\ \gamma r)
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        sent: Tensor,
+        table: Tensor,
+        unit: Tensor,
+        radial: Tensor,
+        pairs: Pairs,
+        geometry: bool,
+    ) -> tuple[Tensor | None, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad, sent, table, unit, radial)
+        ctx.pairs = pairs
         channels = table.shape[1] // 3
         grad = grad.contiguous()
         d_sent, d_table = torch.zeros_like(sent), torch.zeros_like(table)
-        d_unit = torch.zeros_like(unit) if ctx.needs_input_grad[2] else None
-        d_radial = torch.zeros_like(radial) if ctx.needs_input_grad[3] else None
+        d_unit = torch.zeros_like(unit) if geometry else None
+        d_radial = torch.zeros_like(radial) if geometry else None
         for band in pairs.bands:
             gaussians, filters = _filters(table, radial, band)
             w_a, w_b, w_c = filters.split(channels, dim=-1)  # (P, C) each
@@ -159,35 +191,121 @@ class _PairMessages(torch.autograd.Function):
             g_s, g_v = arrived[..., :channels], arrived[..., channels:].unflatten(-1, (3, channels))
             rows = sent.index_select(0, pairs.source[_edges(band)])  # (2P, 5C), changed in place
             alpha, beta, gamma = _parts(rows.unflatten(0, (2, -1)), channels)
+            g_r = _dot(direction, g_v)  # (2, P, C) along the edge
 
-            g_r = direction[:, :, 0] * g_v[:, :, 0]  # (2, P, C) along the edge
-            g_r.addcmul_(direction[:, :, 1], g_v[:, :, 1])
-            g_r.addcmul_(direction[:, :, 2], g_v[:, :, 2])
-
-            d_filters = torch.zeros_like(filters)  # (P, 3C)
-            d_a, d_b, d_c = d_filters.split(channels, dim=-1)
-            for way in (0, 1):
-                d_a.addcmul_(alpha[way], g_s[way])
-                d_c.addcmul_(gamma[way], g_r[way])
-                for axis in (0, 1, 2):
-                    d_b.addcmul_(beta[way, :, axis], g_v[way, :, axis])
-            d_rows = gaussians.T @ d_filters  # (high - low + 1, 3C)
-            d_table[band.low : band.high] += d_rows[:-1]
-            d_table[-1] += d_rows[-1]
-
+            d_filters = _of_filters((alpha, beta, gamma), (g_s, g_v, g_r))  # (P, 3C)
+            _add_rows(d_table, band, gaussians, d_filters)
             if d_unit is not None:
                 along = (gamma * w_c)[:, :, None] * g_v  # (2, P, 3, C)
                 d_unit[_edges(band)] = along.sum(dim=-1).flatten(0, 1)
             if d_radial is not None:
-                near = d_filters @ _rows(table, band).T
-                d_radial[band.start : band.stop, band.low : band.high] = near[:, :-1]
-                d_radial[band.start : band.stop, -1] = near[:, -1]
+                _set_radial(d_radial, band, d_filters @ _rows(table, band).T)
 
             torch.mul(g_s, w_a, out=alpha)
             torch.mul(g_v, w_b[:, None], out=beta)
             torch.mul(g_r, w_c, out=gamma)
             d_sent.index_add_(0, pairs.source[_edges(band)], rows)
-        return d_sent, d_table, d_unit, d_radial, None
+        return d_sent, d_table, d_unit, d_radial
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,
+        x_sent: Tensor | None,
+        x_table: Tensor | None,
+        x_unit: Tensor | None,
+        x_radial: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        if x_table is not None:
+            raise RuntimeError(
+                "a gradient by the filters' weights can't be differentiated again. Ask for the "
+                "gradient by positions alone."
+            )
+        grad, sent, table, unit, radial = ctx.saved_tensors
+        pairs: Pairs = ctx.pairs
+        channels = table.shape[1] // 3
+        x_sent = torch.zeros_like(sent) if x_sent is None else x_sent
+        x_unit = torch.zeros_like(unit) if x_unit is None else x_unit
+        x_radial = torch.zeros_like(radial) if x_radial is None else x_radial
+        d_grad, d_sent, d_table = (torch.zeros_like(one) for one in (sent, sent, table))
+        d_unit, d_radial = torch.zeros_like(unit), torch.zeros_like(radial)
+        for band in pairs.bands:
+            edges = _edges(band)
+            source, target = pairs.source[edges], pairs.target[edges]
+            gaussians, filters = _filters(table, radial, band)
+            changes, moved = _filters(table, x_radial, band)  # dW's cotangent is a filter, too
+            w_a, w_b, w_c = filters.split(channels, dim=-1)  # (P, C) each
+            m_a, m_b, m_c = moved.split(channels, dim=-1)
+            direction = unit[edges].unflatten(0, (2, -1))[..., None]  # (2, P, 3, 1)
+            turned = x_unit[edges].unflatten(0, (2, -1))[..., None]
+            arrived = grad.index_select(0, target).unflatten(0, (2, -1))
+            g_s, g_v = arrived[..., :channels], arrived[..., channels:].unflatten(-1, (3, channels))
+            g_r, g_t = _dot(direction, g_v), _dot(turned, g_v)  # (2, P, C)
+            alpha, beta, gamma = _parts(
+                sent.index_select(0, source).unflatten(0, (2, -1)), channels
+            )
+            x_rows = x_sent.index_select(0, source)  # (2P, 5C), changed in place
+            x_alpha, x_beta, x_gamma = _parts(x_rows.unflatten(0, (2, -1)), channels)
+
+            d_filters = _of_filters((x_alpha, x_beta, x_gamma), (g_s, g_v, g_r))
+            _add_product(d_filters[:, 2 * channels :], gamma, g_t)
+            _add_rows(d_table, band, gaussians, d_filters)
+            _add_rows(d_table, band, changes, _of_filters((alpha, beta, gamma), (g_s, g_v, g_r)))
+            _set_radial(d_radial, band, d_filters @ _rows(table, band).T)
+
+            along = (x_gamma * w_c).addcmul_(gamma, m_c)  # (2, P, C)
+            d_unit[edges] = (along[:, :, None] * g_v).sum(dim=-1).flatten(0, 1)
+            x_alpha.mul_(w_a).addcmul_(alpha, m_a)
+            x_beta.mul_(w_b[:, None]).addcmul_(beta, m_b[:, None])
+            x_beta.addcmul_(direction, along[:, :, None])
+            x_beta.addcmul_(turned, (gamma * w_c)[:, :, None])
+            d_grad.index_add_(0, target, x_rows)
+
+            torch.mul(g_s, m_a, out=x_alpha)
+            torch.mul(g_v, m_b[:, None], out=x_beta)
+            torch.mul(g_r, m_c, out=x_gamma).addcmul_(g_t, w_c)
+            d_sent.index_add_(0, source, x_rows)
+        return d_grad[:, : 4 * channels], d_sent, d_table, d_unit, d_radial, None, None
+
+
+def _dot(direction: Tensor, vectors: Tensor) -> Tensor:
+    """(2, P, 3, 1) and (2, P, 3, C) to (2, P, C)."""
+    result = direction[:, :, 0] * vectors[:, :, 0]
+    result.addcmul_(direction[:, :, 1], vectors[:, :, 1])
+    return result.addcmul_(direction[:, :, 2], vectors[:, :, 2])
+
+
+def _add_product(sums: Tensor, one: Tensor, other: Tensor) -> None:
+    """Add to (P, C) the products of both directions, (2, P, C) each."""
+    for way in (0, 1):
+        sums.addcmul_(one[way], other[way])
+
+
+def _of_filters(
+    sent: tuple[Tensor, Tensor, Tensor], arrived: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """(P, 3C) what the filters' gradient is for one thing sent and one gradient arrived."""
+    (alpha, beta, gamma), (g_s, g_v, g_r) = sent, arrived
+    result = alpha.new_zeros(alpha.shape[1], 3 * alpha.shape[2])
+    d_a, d_b, d_c = result.split(alpha.shape[2], dim=-1)
+    _add_product(d_a, alpha, g_s)
+    _add_product(d_c, gamma, g_r)
+    for axis in (0, 1, 2):
+        _add_product(d_b, beta[:, :, axis], g_v[:, :, axis])
+    return result
+
+
+def _add_rows(d_table: Tensor, band: Band, gaussians: Tensor, d_filters: Tensor) -> None:
+    """Add a band's share of the gradient of the filters' weights."""
+    rows = gaussians.T @ d_filters  # (high - low + 1, 3C)
+    d_table[band.low : band.high] += rows[:-1]
+    d_table[-1] += rows[-1]
+
+
+def _set_radial(d_radial: Tensor, band: Band, near: Tensor) -> None:
+    """Write the gradient of a band's radial functions (P, high - low + 1)."""
+    d_radial[band.start : band.stop, band.low : band.high] = near[:, :-1]
+    d_radial[band.start : band.stop, -1] = near[:, -1]
 
 
 def _rows(table: Tensor, band: Band) -> Tensor:

@@ -193,12 +193,10 @@ class PaiNN(nn.Module):
     def _edges(self, batch: GraphBatch, vectors: Tensor) -> Edges | Pairs:
         """Directions and radial functions of the edges, or of half of them in pairs.
 
-        Pairs are faster on a CPU but can't be differentiated twice, as training on gradient forces
-        has to.
+        Pairs are faster, on a CPU.
         """
         source, target = batch.edge_index[0], batch.edge_index[1]
-        twice = vectors.requires_grad and self.training
-        in_pairs = vectors.device.type == "cpu" and batch.edge_kind == "paired" and not twice
+        in_pairs = vectors.device.type == "cpu" and batch.edge_kind == "paired"
         if in_pairs:
             first = first_of_pair(batch).nonzero().squeeze(-1)  # (E / 2,)
             length = torch.linalg.vector_norm(vectors.detach().index_select(0, first), dim=1)

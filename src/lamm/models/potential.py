@@ -11,7 +11,7 @@ and its forces are ``force_scale`` times the output of the force head, or the en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -23,7 +23,7 @@ from lamm.errors import CheckpointError, ConfigError, DataError, nearest_names
 from lamm.graph.batch import GraphBatch, edge_vectors
 from lamm.graph.neighbors import GraphConfig
 from lamm.models.architectures import ARCHITECTURES, AtomFeatures
-from lamm.models.heads import copy_head
+from lamm.models.heads import copy_head, silence
 from lamm.models.layers import segment_sum
 from lamm.models.presets import PRESETS, ModelConfig, resolve_model
 from lamm.structure import MAX_ATOMIC_NUMBER
@@ -263,6 +263,18 @@ class Potential(nn.Module):
         self.energy_scale[column] = energy_scale
         self.force_scale[column] = force_scale
         self.energy_shift[column] = energy_shift
+
+    def start_at_references(self, columns: Iterable[int] | None = None) -> Self:
+        """Let outputs start at zero: the reference energies alone, and no force.
+
+        Args:
+            columns: which of them; all where left out.
+        """
+        chosen = range(len(self.subsets)) if columns is None else list(columns)
+        silence(self.energy_head, chosen)
+        if self.force_head is not None:
+            silence(self.force_head, chosen)
+        return self
 
     def with_subsets(
         self,

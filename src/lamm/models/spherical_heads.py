@@ -38,6 +38,10 @@ class SphericalEnergyHead(nn.Module):
         """Each tensor with a row per output: the dimension they lie along, and how many blocks."""
         return [(self.block.linear_2.weight, 1, 1), (self.block.linear_2.bias, 0, 1)]
 
+    def factor_rows(self) -> list[tuple[Tensor, int]]:
+        """Each tensor whose rows are factors of an output, and the dimension they lie along."""
+        return [(self.block.linear_2.weight, 1), (self.block.linear_2.bias, 0)]
+
     def idle_parameters(self) -> Iterator[nn.Parameter]:
         """Weights that no energy depends on."""
         for unused in self.block.idle_layers():
@@ -61,6 +65,10 @@ class SphericalForceHead(nn.Module):
     def output_rows(self) -> list[tuple[Tensor, int, int]]:
         """Each tensor with a row per output: the dimension they lie along, and how many blocks."""
         return [(self.block.project.weight, 1, 1), (self.block.project.bias, 0, 1)]
+
+    def factor_rows(self) -> list[tuple[Tensor, int]]:
+        """Each tensor whose rows are factors of an output, and the dimension they lie along."""
+        return [(self.block.project.weight, 1)]
 
     def idle_parameters(self) -> Iterator[nn.Parameter]:
         """Weights that no force depends on."""

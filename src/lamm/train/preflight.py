@@ -224,7 +224,7 @@ def look_ahead(
     tune_cpu()
     world = World(rank=0, size=ranks, device=device)
     joint = JointDataset(config.data, config.seed)
-    model = build(config.model, joint.names, seed=config.seed)
+    model = build(config.model, joint.names, seed=config.seed).start_at_references()
     costs = read_costs(config.to, model)
     if costs is not None and not hold_here(costs, device, config.train.precision):
         costs = None

@@ -142,12 +142,18 @@ def set_normalisation(model: Potential, normalisations: list[Normalisation]) -> 
 
 
 def set_one(model: Potential, column: int, fitted: Normalisation) -> None:
-    """Give one output its subset's reference energies and scales."""
+    """Give one output its subset's reference energies and scales.
+
+    Where forces are the energy's gradient, the unit of the energy is also that of the forces, and
+    the force scale (times 1 Å) is taken for both: in a structure of many atoms, or under pressure,
+    the energies' own is far from what a displacement costs.
+    """
+    conservative = model.force_head is None and fitted.has_forces
     model.set_normalisation(
         column,
         torch.from_numpy(fitted.reference_energies),
         torch.from_numpy(fitted.known),
-        fitted.energy_scale,
+        fitted.force_scale if conservative else fitted.energy_scale,
         fitted.force_scale,
     )
 
@@ -195,7 +201,7 @@ def pretrain(
     world = join(config.train.device)
     try:
         joint = JointDataset(config.data, config.seed)
-        model = build(config.model, joint.names, seed=config.seed)
+        model = build(config.model, joint.names, seed=config.seed).start_at_references()
         set_normalisation(model, [subset.normalisation() for subset in joint.subsets])
         return run_training(config, model, joint, world, resume=resume, title=title, quiet=quiet)
     finally:
