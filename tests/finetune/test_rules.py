@@ -32,8 +32,8 @@ KIND = {"conservative": True, "from_scratch": False}
 
 
 def test_wider_models_learn_more_slowly():
-    assert learning_rate(24, **KIND) == learning_rate(96, **KIND) == 1e-3
-    assert learning_rate(384, **KIND) == pytest.approx(5e-4)
+    assert learning_rate(24, **KIND) == learning_rate(96, **KIND) == 2e-3
+    assert learning_rate(384, **KIND) == pytest.approx(1e-3)
 
 
 def test_conservative_models_learn_fast_from_scratch_alone():
