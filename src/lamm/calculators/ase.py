@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from lamm.evaluate.predict import (
     unknown_elements,
     unknown_elements_message,
 )
+from lamm.evaluate.uncertainty import EnergyUncertainty, find_uncertainty
 from lamm.models.potential import Potential
 from lamm.typing import PathLike
 
@@ -44,6 +45,9 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class LaMMCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and, with gradient forces and a cell, stress (eV/Å³).
 
+    With an uncertainty (`lamm uncertainty`) ``results["energy_uncertainty"]`` is the standard
+    deviation of the energy in eV.
+
     The neighbour list is made anew at every call, so atoms may move, appear or vanish between
     calls.
     """
@@ -55,6 +59,7 @@ class LaMMCalculator(Calculator):
         *,
         device: str | torch.device = "cpu",
         dtype: Literal["float32", "float64"] | None = None,
+        uncertainty: EnergyUncertainty | PathLike | Literal[False] | None = None,
         **keywords: Any,
     ) -> None:
         """Take a potential, or load one.
@@ -66,11 +71,15 @@ class LaMMCalculator(Calculator):
             device: where to compute.
             dtype: precision of the model; its own where left out, which is float32 for one that is
                 loaded. Relaxations to very small forces want float64.
+            uncertainty: what `lamm uncertainty` wrote, or its path. Where left out, what lies
+                beside the checkpoint and knows the head; False: none.
             keywords: what every ASE calculator takes, such as ``atoms``.
 
         Raises:
-            ConfigError: no such head or dtype, or several heads and none was named.
-            CheckpointError: there is nothing to load at that path.
+            ConfigError: no such head or dtype, several heads and none was named, or a head without
+                the uncertainty that was asked for.
+            CheckpointError: there is nothing to load at that path, or an uncertainty is damaged or
+                of another model.
         """
         if dtype is not None and dtype not in _DTYPES:
             raise ConfigError(f"dtype is '{dtype}'. {nearest_names(dtype, _DTYPES)}")
@@ -81,12 +90,15 @@ class LaMMCalculator(Calculator):
 
             potential = load(model, device=device)
         self.column = choose_column(potential, head)
-        self.model = _placed(potential, torch.device(device), dtype)
         self.head = potential.subsets[self.column]
+        self.uncertainty = _uncertainty(model, potential, self.head, uncertainty)
+        self.model = _placed(potential, torch.device(device), dtype)
         self._warned: set[str] = set()
         self.implemented_properties = ["energy", "free_energy", "forces"]
         if self.model.config.forces == "gradient":
             self.implemented_properties.append("stress")
+        if self.uncertainty is not None:
+            self.implemented_properties.append("energy_uncertainty")
         super().__init__(**keywords)  # type: ignore[no-untyped-call]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
         self.parameters.update({"head": self.head, "device": str(device)})
@@ -125,7 +137,9 @@ class LaMMCalculator(Calculator):
                 "the step length, and look at the structure it started from."
             )
         self._warn(subject)
-        (result,) = predict(self.model, [structure_of(subject)], self.head)
+        (result,) = predict(
+            self.model, [structure_of(subject)], self.head, uncertainty=self.uncertainty
+        )
         self.results = {
             "energy": result.energy,
             "free_energy": result.energy,
@@ -133,6 +147,8 @@ class LaMMCalculator(Calculator):
         }
         if result.stress is not None:
             self.results["stress"] = result.stress
+        if result.energy_uncertainty is not None:
+            self.results["energy_uncertainty"] = result.energy_uncertainty
 
     def _warn(self, atoms: Atoms) -> None:
         """Say once for each element that the head doesn't know it."""
@@ -141,6 +157,24 @@ class LaMMCalculator(Calculator):
         if new:
             self._warned.update(new)
             logger.warning("%s", unknown_elements_message(self.model, self.column, new))
+
+
+def _uncertainty(
+    source: Potential | PathLike,
+    potential: Potential,
+    head: str,
+    wanted: EnergyUncertainty | PathLike | Literal[False] | None,
+) -> EnergyUncertainty | None:
+    """The uncertainty that was given, or the one beside the checkpoint if it knows the head."""
+    if wanted is False or (wanted is None and isinstance(source, Potential)):
+        return None
+    if wanted is None:
+        found = find_uncertainty(cast("PathLike", source), potential)
+        return found if found is not None and head in found.rigidities else None
+    if not isinstance(wanted, EnergyUncertainty):
+        wanted = EnergyUncertainty.load(wanted, potential)
+    wanted.require(head)
+    return wanted
 
 
 def _placed(

@@ -24,6 +24,7 @@ from lamm.errors import ConfigError
 
 if TYPE_CHECKING:
     from lamm.evaluate.evaluation import Evaluation
+    from lamm.evaluate.uncertainty import EnergyUncertainty
 
 
 def evaluate(
@@ -70,15 +71,17 @@ def evaluate(
     sources = [labelled_source(one, split, val_fraction, card, noise) for one in data]
     names = [source.name for source in sources]
     several = len(sources) > 1
-    _check_names(names)
+    check_names(names)
     if to is not None:
         _check_folders(to, names if several else [], force)
-    heads = _heads(checkpoint, head, names)
+    heads = chosen_heads(checkpoint, head, names)
     check_device(device)
     from lamm.evaluate.evaluation import evaluate_structures
     from lamm.evaluate.evaluation_page import write_evaluation, write_summary
+    from lamm.evaluate.uncertainty import find_uncertainty
 
     model = load_calculator(checkpoint, heads[0], device, dtype).model
+    uncertainty = find_uncertainty(checkpoint, model)
     results: dict[str, dict[str, Any]] = {}
     is_finite = True
     for where, source, chosen in zip(data, sources, heads, strict=True):
@@ -89,6 +92,7 @@ def evaluate(
                 source.structures,
                 model.column(chosen),
                 denoising=source.denoising,
+                uncertainty=_known(uncertainty, chosen, source),
                 batch_size=batch_size,
                 progress=show,
             )
@@ -122,12 +126,23 @@ def _result(
         "split": source.split.value,
         "errors": evaluation.errors,
     }
+    if evaluation.calibration is not None:
+        result["energy_uncertainty"] = evaluation.calibration.summary()
     if evaluation.by_size:
         result |= {"by_element": evaluation.by_element, "by_size": evaluation.by_size}
     return result
 
 
-def _heads(checkpoint: Path, head: str | None, names: Sequence[str]) -> list[str]:
+def _known(
+    uncertainty: EnergyUncertainty | None, head: str, source: Source
+) -> EnergyUncertainty | None:
+    """The uncertainty, if it knows the head and there are energies."""
+    if uncertainty is None or source.denoising or head not in uncertainty.rigidities:
+        return None
+    return uncertainty
+
+
+def chosen_heads(checkpoint: Path, head: str | None, names: Sequence[str]) -> list[str]:
     """The output for each set: the one named, the only one, or the one that is named as the set.
 
     Raises:
@@ -147,7 +162,12 @@ def _heads(checkpoint: Path, head: str | None, names: Sequence[str]) -> list[str
     return [head or name for name in names]
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Refuse sets of one name.
+
+    Raises:
+        ConfigError: there are such.
+    """
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(
@@ -174,6 +194,16 @@ def _check_folders(to: Path, names: Sequence[str], force: bool) -> None:
         )
 
 
+def calibration_words(numbers: Mapping[str, Any]) -> str:
+    """How well energies' uncertainties tell their errors, in a line."""
+    return (
+        f"uncertainty of {numbers['structures']:,} energies: Spearman {numbers['spearman']:.2f}, "
+        f"miscalibration area {numbers['miscalibration_area']:.3f}, "
+        f"{numbers['within_one_sigma']:.0%} of errors within one sigma (normal: 68%), "
+        f"{numbers['within_two_sigma']:.0%} within two (95%)"
+    )
+
+
 def _say(results: Mapping[str, dict[str, Any]], to: Path | None) -> None:
     """A table of one set's errors, or a line for each of several."""
     from lamm.evaluate.evaluation_page import NAMES, error_table, split_words, summary_columns
@@ -186,6 +216,8 @@ def _say(results: Mapping[str, dict[str, Any]], to: Path | None) -> None:
         )
         table = error_table(result["errors"])
         say_table(("error", "value", "unit"), [(name, f"{v:.4g}", unit) for name, unit, v in table])
+        if "energy_uncertainty" in result:
+            common.say(calibration_words(result["energy_uncertainty"]))
     else:
         present = [key for _, keys in summary_columns(results) for key in keys]
         keys = [key for key in present if "_mae_" in key or key == "force_cosine"]

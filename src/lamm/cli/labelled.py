@@ -12,6 +12,9 @@ from lamm.cli.structures import read_atoms
 from lamm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lamm.structure import Structure
 
 
@@ -37,9 +40,22 @@ class Source:
 
 
 def labelled_source(
-    data: str, split: Split | None, val_fraction: float, card: Path | None, noise: float
+    data: str,
+    split: Split | None = None,
+    val_fraction: float = 0.01,
+    card: Path | None = None,
+    noise: float = 0.1,
+    most: int | None = None,
 ) -> Source:
     """Structures of a store or a file.
+
+    Args:
+        data: path of either, or ``mini:NAME``.
+        split: all of a file and the validation split of a store where left out.
+        val_fraction: share of the validation split of a store that has none.
+        card: units and keys of an extended XYZ file.
+        noise: standard deviation in Å for the denoising task.
+        most: so many structures at most, drawn at random (but always the same).
 
     Raises:
         LaMMError: nothing there, nothing of that split, or unreadable.
@@ -48,13 +64,15 @@ def labelled_source(
 
     path = store_path(data)
     if path.is_file():
-        return _file_source(path, split or Split.all, card)
+        return _file_source(path, split or Split.all, card, most)
     if card is not None:
         raise ConfigError("--card is for extended XYZ files; a store has its own card.")
-    return _store_source(path, split or Split.val, val_fraction, noise)
+    return _store_source(path, split or Split.val, val_fraction, noise, most)
 
 
-def _store_source(path: Path, split: Split, val_fraction: float, noise: float) -> Source:
+def _store_source(
+    path: Path, split: Split, val_fraction: float, noise: float, most: int | None
+) -> Source:
     import numpy as np
 
     from lamm.data.denoising import DenoisingConfig, denoising_structure
@@ -73,6 +91,7 @@ def _store_source(path: Path, split: Split, val_fraction: float, noise: float) -
                 f"{path}: no structure of the {split.value} split.\n"
                 f"  See `lamm data split {path}`, raise --val-fraction, or use --split all."
             )
+    rows = _some(rows, most)
     if store.card.task != "denoising":
         return Source(store.card.name, store.structures(rows), len(rows), split)
     if noise <= 0:
@@ -86,7 +105,9 @@ def _store_source(path: Path, split: Split, val_fraction: float, noise: float) -
     return Source(store.card.name, noisy, len(rows), split, denoising=True)
 
 
-def _file_source(path: Path, split: Split, card: Path | None) -> Source:
+def _file_source(path: Path, split: Split, card: Path | None, most: int | None) -> Source:
+    import numpy as np
+
     from lamm.data.cards import CardHeader, read_header
     from lamm.data.readers.common import SkippedRecord
     from lamm.data.readers.extxyz import SUFFIXES, read_extxyz
@@ -111,4 +132,15 @@ def _file_source(path: Path, split: Split, card: Path | None) -> Source:
                 f"{path}: no structure says that it is of the {split.value} split "
                 "(`split=` in the comment line). Use --split all."
             )
+    rows = _some(np.arange(len(structures)), most)
+    structures = [structures[row] for row in rows]
     return Source(path.name.split(".")[0], iter(structures), len(structures), split)
+
+
+def _some(rows: NDArray[np.int64], most: int | None) -> NDArray[np.int64]:
+    """At most so many of the rows, drawn at random and always the same, in order."""
+    import numpy as np
+
+    if most is None or len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))

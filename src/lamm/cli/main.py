@@ -30,6 +30,7 @@ from lamm.cli import (
     pretrain,
     relax,
     report,
+    uncertainty,
 )
 from lamm.errors import BadAnswerError, InterruptedRunError, LaMMError
 
@@ -48,6 +49,7 @@ app.command("plan")(plan.plan)
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
+app.command("uncertainty")(uncertainty.uncertainty)
 app.command("embed")(embed.embed)
 app.command("predict")(predict.predict)
 app.command("relax")(relax.relax)

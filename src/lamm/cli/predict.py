@@ -37,7 +37,8 @@ def predict(
 ) -> None:
     """Predict for every structure of a file; write an extended XYZ file in eV and Å.
 
-    Labels that the file had are kept as reference_energy, reference_forces, reference_stress.
+    Labels that the file had are kept as reference_energy, reference_forces, reference_stress. With
+    `lamm uncertainty` fitted, energy_uncertainty is the standard deviation of each energy.
     """
     import numpy as np
 
@@ -56,23 +57,32 @@ def predict(
     if note and not as_json:
         typer.echo(f"note: {note}", err=True)
     is_finite = True
-    info = {"head": calculator.head, "model": str(checkpoint)}
+    info: dict[str, Any] = {"head": calculator.head, "model": str(checkpoint)}
     with (
         counting("predicting", len(atoms), "structures", visible=not as_json) as show,
         structure_writer(to) as write,
     ):
-        results = run(model, structures, calculator.head, batch_size=batch_size, progress=show)
+        results = run(
+            model,
+            structures,
+            calculator.head,
+            batch_size=batch_size,
+            uncertainty=calculator.uncertainty,
+            progress=show,
+        )
         for one, result in zip(atoms, results, strict=True):
             values: dict[str, Any] = {"energy": result.energy, "forces": result.forces}
             if result.stress is not None:
                 values["stress"] = result.stress
             is_finite &= all(bool(np.isfinite(value).all()) for value in values.values())
-            write(with_results(one, values, info))
+            sigma = result.energy_uncertainty
+            added = info if sigma is None else info | {"energy_uncertainty": sigma}
+            write(with_results(one, values, added))
     if as_json:
         common.emit_json(
             {"to": to, "structures": len(atoms), "atoms": len(numbers), "finite": is_finite}
             | info
-            | {"unknown_elements": unknown}
+            | {"unknown_elements": unknown, "uncertainty": calculator.uncertainty is not None}
         )
     else:
         common.say(f"{len(atoms):,} structures, head '{calculator.head}' -> {to}")

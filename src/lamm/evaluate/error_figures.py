@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lamm.errors import ConfigError
-from lamm.evaluate.parity import Parity
+from lamm.evaluate.parity import Parity, short_number
 from lamm.evaluate.style import FAINT, PALETTE, WIDTH, log_axis, new_figure, plain_number, styled
 
 _BINS_PER_DECADE = 8
@@ -43,7 +43,7 @@ def error_distributions(panels: Sequence[Parity]) -> Figure:
         )
         for name, value in marks:
             if value > 0:
-                colour, label = _COLOURS[name], f"{name} {value:.3g}"
+                colour, label = _COLOURS[name], f"{name} {short_number(value)}"
                 axes.axvline(value, color=colour, linewidth=1.3, label=label)
         axes.set(ylim=(0, 135 * share.max()), title=panel.title)
         axes.set_xlabel(f"absolute error (m{panel.unit})")

@@ -26,6 +26,8 @@ from lamm.evaluate.breakdown import (
 from lamm.evaluate.metrics import ErrorSums
 from lamm.evaluate.parity import Parity
 from lamm.evaluate.predict import EvaluatedBatch, predict_batches
+from lamm.evaluate.rigidity import Calibration
+from lamm.evaluate.uncertainty import EnergyUncertainty, calibration_of
 from lamm.structure import Structure
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ MAX_POINTS = 200_000
 """Points of each panel of the parity plot at most, taken at equal steps. Errors are over all."""
 FORCES, NOISE = "forces_mae_mev_per_ang", "denoising_mae_own_ang"
 FORCES_RMSE, FORCES_LARGEST = "forces_rmse_mev_per_ang", "force_norm_largest_mev_per_ang"
+UNCERTAINTY = "energy_uncertainty_ev"
 COSINE, STRESS = "force_cosine", "stress_mae_mev_per_ang3"
 WORST = 10
 """Structures that `Evaluation.worst` names."""
@@ -62,6 +65,8 @@ class Evaluation:
     """Energy, forces and stress, where there are labels."""
     num_points: int
     """Most labels of any panel; more than `MAX_POINTS` means that the plot shows a part."""
+    calibration: Calibration | None
+    """How well the energies' uncertainties tell their errors, where both are there."""
 
     @property
     def is_finite(self) -> bool:
@@ -83,6 +88,7 @@ def evaluate_structures(
     column: int,
     *,
     denoising: bool = False,
+    uncertainty: EnergyUncertainty | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -93,6 +99,7 @@ def evaluate_structures(
         structures: with labels; those without any are counted and compared with nothing.
         column: the output to compare.
         denoising: whether the force labels are noise in Å.
+        uncertainty: adds the standard deviation of each energy, and how well it is calibrated.
         batch_size: structures per batch, fewer where they are large.
         progress: called with the number of structures done after each batch.
 
@@ -102,14 +109,21 @@ def evaluate_structures(
     sums = ErrorSums(1, model.energy_scale.device, [denoising])
     parts = ComparisonParts()
     rows: list[dict[str, Any]] = []
-    for item in predict_batches(model, structures, column, batch_size=batch_size):
+    head = model.subsets[column]
+    for item in predict_batches(
+        model, structures, column, batch_size=batch_size, last_layer=uncertainty is not None
+    ):
         batch, prediction = item.batch, item.prediction
         energy, forces = prediction.energy[:, 0], prediction.forces[:, 0]
         stress = None if prediction.stress is None else prediction.stress[:, 0]
         batch.subset_index = torch.zeros_like(batch.subset_index)  # the one row of the sums
         sums.update(energy, forces, batch, stress)
         parts.add(energy, forces, batch, stress)
-        rows.extend(_rows(item, energy, denoising))
+        rows.extend(_rows(item, energy))
+        if uncertainty is not None:
+            some = rows[-len(item.structures) :]
+            for row, sigma in zip(some, uncertainty.sigma(head, item).tolist(), strict=True):
+                row[UNCERTAINTY] = sigma
         if progress is not None:
             progress(len(rows))
     errors = sums.result(["all"])["all"]
@@ -126,7 +140,9 @@ def evaluate_structures(
         errors = {"structures": len(rows)} | overall_errors(comparison) | errors
         by_element, by_size = errors_by_element(comparison), errors_by_size(comparison)
     panels, num_points = _panels(comparison, errors, denoising)
-    return Evaluation(errors, by_element, by_size, comparison, rows, panels, num_points)
+    return Evaluation(
+        errors, by_element, by_size, comparison, rows, panels, num_points, calibration_of(rows)
+    )
 
 
 def _panels(
@@ -159,7 +175,7 @@ def _panels(
     return panels, max(array.size for array, _ in values.values())
 
 
-def _rows(item: EvaluatedBatch, energy: torch.Tensor, denoising: bool) -> list[dict[str, Any]]:
+def _rows(item: EvaluatedBatch, energy: torch.Tensor) -> list[dict[str, Any]]:
     """One row per structure of a batch: what it is and its energies; `_add_errors` adds more."""
     columns = zip(
         item.structures,

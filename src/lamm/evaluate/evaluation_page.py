@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lamm.evaluate.breakdown import MIN_FORCE, Comparison
+from lamm.evaluate.calibration_figure import calibration_figure, calibration_rows
 from lamm.evaluate.error_figures import (
     MOST_ELEMENTS,
     breakdown_rows,
@@ -21,9 +22,11 @@ from lamm.evaluate.error_figures import (
 from lamm.evaluate.evaluation import MAX_POINTS, Evaluation
 from lamm.evaluate.figures import parity_plot, parity_rows, save_figure
 from lamm.evaluate.page import Page
+from lamm.evaluate.rigidity import NORMAL_WITHIN, Calibration
+from lamm.evaluate.uncertainty import errors_and_sigma
 from lamm.files import replaced_file, write_csv, write_json
 
-FIGURES = ("parity", "distributions", "breakdown")
+FIGURES = ("parity", "distributions", "breakdown", "calibration")
 FILES = (
     *("results.json", "structures.csv", "atoms.parquet", "report.html"),
     *(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("png", "svg", "csv")),
@@ -70,6 +73,11 @@ _NOISE_EXPLANATION = (
     "Each structure has the same noise in every evaluation. The error is the mean absolute one "
     "over the components of all atoms: against the labels as they are and (fair) with each "
     "structure's mean removed from label and prediction (Fig. 7)."
+)
+_UNCERTAINTY_EXPLANATION = (
+    "Sigma is the standard deviation of an energy by the rigidity of the last layer, with the "
+    "covariance of its features over the training structures; its scale was chosen on held-out "
+    "structures. It is in `structures.csv` as `energy_uncertainty_ev`."
 )
 _EXPLANATION = (
     "Energies are compared per atom, forces by Cartesian component over all free atoms, stresses "
@@ -119,6 +127,8 @@ def write_evaluation(to: Path, result: Mapping[str, Any], evaluation: Evaluation
     )
     if evaluation.is_finite:
         _figures(page, to, evaluation)
+    if evaluation.calibration is not None:
+        _uncertainty(page, to, evaluation, evaluation.calibration)
     _worst(page, evaluation)
     page.write(to / "report.html")
 
@@ -146,7 +156,9 @@ def _figures(page: Page, to: Path, evaluation: Evaluation) -> None:
     page.figure(figure, caption)
     figure = error_distributions(panels)
     save_figure(figure, to / "distributions", distribution_rows(panels))
-    page.figure(figure, "How the absolute errors are distributed; logarithmic axis.")
+    page.figure(
+        figure, "How the absolute errors are distributed; the first bin also has all smaller ones."
+    )
     if not by_size:
         return
     page.section("By element and size")
@@ -157,6 +169,31 @@ def _figures(page: Page, to: Path, evaluation: Evaluation) -> None:
     if len(by_element) > MOST_ELEMENTS:
         caption += f" The {MOST_ELEMENTS} most frequent elements; `breakdown.csv` has all."
     page.figure(figure, caption)
+
+
+def _uncertainty(page: Page, to: Path, evaluation: Evaluation, calibration: Calibration) -> None:
+    """The section on how well energies' uncertainties tell their errors."""
+    page.section("Uncertainty of energies", _UNCERTAINTY_EXPLANATION)
+    page.table(
+        ["Measure", "Found", "Perfect"],
+        [
+            ("Spearman correlation of error and sigma", calibration.spearman, "–"),
+            ("miscalibration area", calibration.miscalibration_area, 0.0),
+            ("share of errors within sigma", calibration.within_one_sigma, NORMAL_WITHIN[0]),
+            ("share of errors within two sigma", calibration.within_two_sigma, NORMAL_WITHIN[1]),
+        ],
+        f"Errors per atom of {calibration.structures:,} structures against their sigma.",
+    )
+    errors, sigma = errors_and_sigma(evaluation.rows)
+    figure = calibration_figure(calibration, errors, sigma)
+    save_figure(figure, to / "calibration", calibration_rows(calibration, errors, sigma))
+    page.figure(
+        figure,
+        "Left: share of errors within an interval, expected if they were normal and observed; the "
+        "area between the curves is the miscalibration area. Right: error of each structure "
+        "against its sigma, and root mean square of both in groups of equal size; the line is "
+        "where they agree.",
+    )
 
 
 def _worst(page: Page, evaluation: Evaluation) -> None:

@@ -154,7 +154,7 @@ def _structure_features(
     known = source.name in model.subsets
     column = model.column(source.name) if known else 0
     structures = (source.structure(int(row)) for row in rows)
-    for part, batch, prediction in predict_batches(
+    for part, batch, prediction, _ in predict_batches(
         model, structures, column, batch_size=batch_size
     ):
         sizes = batch.num_atoms.tolist()

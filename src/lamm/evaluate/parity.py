@@ -101,7 +101,7 @@ def _parity_panel(axes: Axes, panel: Parity, colour: str) -> None:
     mae = panel.mae if math.isfinite(panel.mae) else np.abs(error).mean()
     rmse = panel.rmse if math.isfinite(panel.rmse) else np.sqrt(np.square(error).mean())
     axes.annotate(
-        f"MAE {_short(mae)}, RMSE {_short(rmse)} m{panel.unit}",
+        f"MAE {short_number(mae)}, RMSE {short_number(rmse)} m{panel.unit}",
         (0, 1),
         xycoords="axes fraction",
         xytext=(0, 4),
@@ -110,5 +110,6 @@ def _parity_panel(axes: Axes, panel: Parity, colour: str) -> None:
     )
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
+    """Three digits, or a whole number with separators of thousands."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from lamm.errors import ConfigError, DataError
 from lamm.graph.batch import GraphBatch
+from lamm.models.layers import segment_sum
 from lamm.structure import Structure
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from lamm.evaluate.uncertainty import EnergyUncertainty
     from lamm.models.potential import Potential, Prediction
 
 ATOMS_PER_BATCH = 4096
@@ -32,6 +35,8 @@ class StructurePrediction(NamedTuple):
     """(N, 3) in eV/Å."""
     stress: NDArray[np.float64] | None
     """(6,) in eV/Å³, Voigt order and sign of ASE; None for direct forces, or without a cell."""
+    energy_uncertainty: float | None = None
+    """Standard deviation of the energy in eV, where an uncertainty was given."""
 
 
 class EvaluatedBatch(NamedTuple):
@@ -40,6 +45,8 @@ class EvaluatedBatch(NamedTuple):
     structures: list[Structure]
     batch: GraphBatch
     prediction: Prediction
+    last_layer: torch.Tensor | None = None
+    """(B, F) float64: mean over atoms of what the energy's last layer is given, and a one."""
 
 
 def choose_column(model: Potential, head: str | None) -> int:
@@ -144,7 +151,12 @@ def in_batches(
 
 
 def predict_batches(
-    model: Potential, structures: Iterable[Structure], column: int, *, batch_size: int = 32
+    model: Potential,
+    structures: Iterable[Structure],
+    column: int,
+    *,
+    batch_size: int = 32,
+    last_layer: bool = False,
 ) -> Iterator[EvaluatedBatch]:
     """Predict with one output, batch by batch, in the order given.
 
@@ -156,6 +168,7 @@ def predict_batches(
         structures: any number of them.
         column: the output.
         batch_size: structures per batch, fewer where they are large.
+        last_layer: also give features of the last layer.
     """
     device = model.energy_scale.device
     was_training = model.training
@@ -168,11 +181,33 @@ def predict_batches(
                 dtype=torch.float64,
                 subset_index=torch.full((len(part),), column),
             ).to(device)
-            with torch.no_grad():
+            with torch.no_grad(), _last_layer(model, batch, last_layer) as features:
                 prediction = model(batch, subset_index=batch.subset_index)
-            yield EvaluatedBatch(part, batch, prediction)
+            yield EvaluatedBatch(part, batch, prediction, features[0] if features else None)
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _last_layer(model: Potential, batch: GraphBatch, wanted: bool) -> Iterator[list[torch.Tensor]]:
+    """A list that a forward pass puts `EvaluatedBatch.last_layer` into, where it is wanted."""
+    found: list[torch.Tensor] = []
+    if not wanted:
+        yield found
+        return
+
+    @torch.no_grad()
+    def keep(head: Any, arguments: tuple[Any, ...]) -> None:
+        hidden = head.hidden(arguments[0]).detach().double()  # (N, F - 1)
+        total = segment_sum(hidden, batch.structure_index, batch.num_structures)
+        mean = total / batch.num_atoms[:, None]
+        found.append(torch.cat((mean, mean.new_ones(len(mean), 1)), dim=1))
+
+    handle = model.energy_head.register_forward_pre_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def predict(
@@ -181,6 +216,7 @@ def predict(
     head: str | None = None,
     *,
     batch_size: int = 32,
+    uncertainty: EnergyUncertainty | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[StructurePrediction]:
     """Energy, forces and, where the model has them, stress of each structure, in order.
@@ -190,25 +226,29 @@ def predict(
         structures: any number of them.
         head: which output; may be left out where there is one.
         batch_size: structures per batch, fewer where they are large.
+        uncertainty: what standard deviations of energies follow from; none where left out.
         progress: called with the number of structures done after each batch.
 
     Raises:
-        ConfigError: no such output, or several and none was named.
+        ConfigError: no such output, several and none was named, or one without an uncertainty.
     """
     column = choose_column(model, head)
     done = 0
-    for part, batch, prediction in predict_batches(
-        model, structures, column, batch_size=batch_size
+    for item in predict_batches(
+        model, structures, column, batch_size=batch_size, last_layer=uncertainty is not None
     ):
+        part, batch, prediction = item.structures, item.batch, item.prediction
+        sigma: list[float | None] = [None] * len(part)
+        if uncertainty is not None:
+            sigma = uncertainty.sigma(model.subsets[column], item).tolist()
         energy = prediction.energy[:, 0].tolist()
         sizes = batch.num_atoms.tolist()
         forces = np.split(_array(prediction.forces[:, 0]), np.cumsum(sizes)[:-1])
         stress = None if prediction.stress is None else _array(prediction.stress[:, 0])
         for k, structure in enumerate(part):
             has_cell = abs(np.linalg.det(structure.cell)) > 0
-            yield StructurePrediction(
-                energy[k], forces[k], stress[k] if stress is not None and has_cell else None
-            )
+            own_stress = stress[k] if stress is not None and has_cell else None
+            yield StructurePrediction(energy[k], forces[k], own_stress, sigma[k])
         done += len(part)
         if progress is not None:
             progress(done)

@@ -117,16 +117,18 @@ class FeedForward(nn.Module):
 
     def scalars(self, x: Tensor, block: int | None) -> Tensor:
         """The l = 0 coefficients of `forward`, (N, outputs), at less cost."""
+        return self.linear_2.degree(self.hidden_scalars(x, block), 0)
+
+    def hidden_scalars(self, x: Tensor, block: int | None) -> Tensor:
+        """What the linear layer that gives `scalars` is given: (N, hidden)."""
         gated = self.grid is None and self.activation.name == "gate"
         if self.scalar is not None:
-            hidden = functional.silu(self.scalar(x[:, 0]))
-        elif gated:
-            hidden = functional.silu(self.linear_1.degree(x[:, 0], 0))
-        elif self.gate is not None:
-            hidden = functional.silu(self.gate(x[:, 0]))
-        else:
-            hidden = self._hidden(x, block)[:, 0]
-        return self.linear_2.degree(hidden, 0)
+            return functional.silu(self.scalar(x[:, 0]))
+        if gated:
+            return functional.silu(self.linear_1.degree(x[:, 0], 0))
+        if self.gate is not None:
+            return functional.silu(self.gate(x[:, 0]))
+        return self._hidden(x, block)[:, 0]
 
     def idle_layers(self) -> list[nn.Module]:
         """Those that `scalars` doesn't need."""

@@ -59,9 +59,13 @@ class EnergyHead(nn.Module):
 
     def forward(self, features: Features, structure_index: Tensor, num_structures: int) -> Tensor:
         """Normalised energies (B, D), summed over each structure's atoms."""
-        hidden = self.net[:2](features.scalars)  # (N, C / 2)
-        atomic = _full_precision(last_layer(self.net), hidden)  # (N, D)
+        atomic = _full_precision(last_layer(self.net), self.hidden(features))  # (N, D)
         return segment_sum(atomic, structure_index, num_structures)
+
+    def hidden(self, features: Features) -> Tensor:
+        """What the last layer, which is linear, is given: (N, C / 2)."""
+        hidden: Tensor = self.net[:2](features.scalars)
+        return hidden
 
     def output_rows(self) -> list[tuple[Tensor, int, int]]:
         """Each tensor with a row per output: the dimension of the rows, and blocks of D of them."""

@@ -34,6 +34,10 @@ class SphericalEnergyHead(nn.Module):
         atomic = self.block.scalars(features.coefficients, features.edges.atom_block)  # (N, D)
         return segment_sum(atomic, structure_index, num_structures) / self.average_atoms
 
+    def hidden(self, features: SphericalFeatures) -> Tensor:
+        """What the last layer, which is linear, is given for an energy: (N, hidden)."""
+        return self.block.hidden_scalars(features.coefficients, features.edges.atom_block)
+
     def output_rows(self) -> list[tuple[Tensor, int, int]]:
         """Each tensor with a row per output: the dimension they lie along, and how many blocks."""
         return [(self.block.linear_2.weight, 1, 1), (self.block.linear_2.bias, 0, 1)]

@@ -1,0 +1,118 @@
+"""``lamm uncertainty``: fit how uncertain a model's energies are, and keep it beside the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lamm.cli import common
+from lamm.cli.common import JsonFlag
+from lamm.cli.evaluate import calibration_words, check_names, chosen_heads
+from lamm.cli.labelled import Source, Split, labelled_source
+from lamm.cli.structures import Checkpoint, Device, Head, check_device, counting
+from lamm.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from lamm.evaluate.uncertainty import EnergyUncertainty
+    from lamm.models.potential import Potential
+
+
+def uncertainty(
+    checkpoint: Checkpoint,
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STORE-or-FILE...",
+            help="What the model was trained on: stores, or a file whose structures name splits.",
+        ),
+    ],
+    val: Annotated[
+        str | None,
+        typer.Option("--val", help="Held-out structures, where the first data are all training."),
+    ] = None,
+    head: Head = None,
+    val_fraction: Annotated[
+        float,
+        typer.Option(min=0, max=0.999, help="Validation share where the source has no split."),
+    ] = 0.01,
+    most: Annotated[
+        int, typer.Option(min=1, help="Structures of each split at most, drawn at random.")
+    ] = 100_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Structures per batch at most.")] = 32,
+    device: Device = "cpu",
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit the uncertainty of energies by last-layer prediction rigidity (LLPR).
+
+    Training structures give the covariance of the last layer's features, held-out ones scale and
+    regularisation. The file lies beside the model, where evaluate, predict and the calculator find
+    it. Energies only: forces have no uncertainty.
+    """
+    from lamm.evaluate.uncertainty import fit_uncertainty, uncertainty_path
+    from lamm.train.checkpoint import load
+
+    common.start_logging(quiet=as_json)
+    if val is not None and len(data) > 1:
+        raise ConfigError("--val goes with one training set. Fit the heads one by one.")
+    check_device(device)
+    pairs = [_sources(one, val, val_fraction, most) for one in data]
+    names = [training.name for training, _ in pairs]
+    check_names(names)
+    heads = chosen_heads(checkpoint, head, names)
+    if len(set(heads)) < len(heads):
+        raise ConfigError(f"several sets for head '{heads[0]}': expected one for each head.")
+    model = load(checkpoint, device=device)
+    path = uncertainty_path(checkpoint)
+    fitted = _present(path, model)
+    results: dict[str, Any] = {}
+    for name, (training, held_out) in zip(heads, pairs, strict=True):
+        total = training.count + held_out.count
+        with counting(f"fitting '{name}'", total, "structures", visible=not as_json) as show:
+            rigidity, record, calibration = fit_uncertainty(
+                model,
+                name,
+                training.structures,
+                held_out.structures,
+                batch_size=batch_size,
+                progress=show,
+            )
+        fitted.rigidities[name], fitted.records[name] = rigidity, record
+        results[name] = record._asdict() | {"calibration": calibration.summary()}
+    fitted.save(path)
+    if as_json:
+        common.emit_json({"to": path, "heads": results})
+        return
+    for name, result in results.items():
+        common.say(
+            f"head '{name}': {result['training_structures']:,} training and "
+            f"{result['calibration_structures']:,} held-out structures"
+        )
+        common.say(f"  on the held-out ones, {calibration_words(result['calibration'])}")
+    common.say(f"-> {path}")
+
+
+def _sources(data: str, val: str | None, val_fraction: float, most: int) -> tuple[Source, Source]:
+    """Training structures and held-out ones."""
+    if val is None:
+        return (
+            labelled_source(data, Split.train, val_fraction, most=most),
+            labelled_source(data, Split.val, val_fraction, most=most),
+        )
+    from lamm.data.joint import store_path
+
+    split = Split.all if store_path(data).is_file() else Split.train
+    return labelled_source(data, split, val_fraction, most=most), labelled_source(val, most=most)
+
+
+def _present(path: Path, model: Potential) -> EnergyUncertainty:
+    """What was fitted for other heads of this model; nothing where it was for another model."""
+    from lamm.evaluate.uncertainty import EnergyUncertainty, fingerprint
+
+    if path.exists():
+        try:
+            return EnergyUncertainty.load(path, model)
+        except CheckpointError as error:
+            typer.echo(f"note: {error}\n  It is replaced.", err=True)
+    return EnergyUncertainty(fingerprint(model))

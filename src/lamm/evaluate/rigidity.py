@@ -1,0 +1,154 @@
+r"""Last-layer prediction rigidity: the variance of a linear layer's output (Bigi et al. 2024).
+
+An energy per atom is linear in the features :math:`\phi` that the last layer is given. With the
+features of the training structures as the rows of :math:`\Phi`, the variance of a prediction is
+
+.. math:: \sigma^2(\phi) = \alpha^2\, \phi^T (\Phi^T \Phi + \varsigma^2 1)^{-1} \phi,
+
+that of Bayesian linear regression with noise :math:`\alpha` and prior width
+:math:`\alpha / \varsigma`. The scale :math:`\alpha` and the regularisation :math:`\varsigma` are
+those of largest likelihood for the errors of structures that weren't trained on.
+
+F. Bigi, S. Chong, M. Ceriotti, F. Grasselli, Mach. Learn.: Sci. Technol. 5, 045018 (2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erfinv
+from scipy.stats import norm, spearmanr
+
+from lamm.errors import DataError
+
+Array = NDArray[np.float64]
+
+MIN_CALIBRATION = 10
+"""Structures that a calibration needs at least."""
+_EXPONENTS = np.arange(-13.0, 2.01, 0.25)
+"""Of the regularisations that are tried, as powers of ten of the largest eigenvalue."""
+_LEVELS = np.linspace(0, 1, 101)[1:-1]
+
+
+class FeatureGram:
+    r"""The sum :math:`\Phi^T \Phi` over training structures, in one pass and O(F²) memory."""
+
+    def __init__(self, num_features: int) -> None:
+        self.matrix: Array = np.zeros((num_features, num_features))
+        self.count = 0
+
+    def add(self, features: Array) -> None:
+        """Add structures: (structures, F)."""
+        features = np.asarray(features, dtype=np.float64)
+        self.matrix += features.T @ features
+        self.count += len(features)
+
+
+@dataclass(frozen=True)
+class Rigidity:
+    """A calibrated variance of predictions."""
+
+    factor: Array
+    r"""(F, F) in the unit of the errors: :math:`\sigma = |\phi^T \mathrm{factor}|`."""
+    scale: float
+    r""":math:`\alpha`, in the unit of the errors."""
+    regularisation: float
+    r""":math:`\varsigma^2`, in the unit of the features squared."""
+
+    def sigma(self, features: Array) -> Array:
+        """Standard deviation (structures,) of the predictions with features (structures, F)."""
+        projected = np.asarray(features, dtype=np.float64) @ self.factor
+        deviation: Array = np.linalg.norm(projected, axis=-1)
+        return deviation
+
+
+def fit_rigidity(gram: Array, features: Array, errors: Array) -> Rigidity:
+    r"""Choose scale and regularisation by the likelihood of errors.
+
+    For each regularisation the likeliest scale is
+    :math:`\alpha^2 = \langle e^2 / (\phi^T (\Phi^T\Phi + \varsigma^2)^{-1} \phi) \rangle`.
+
+    Args:
+        gram: (F, F) of the training structures, as `FeatureGram` sums it.
+        features: (structures, F) of structures that weren't trained on.
+        errors: (structures,) of their predictions, in any unit.
+
+    Raises:
+        DataError: fewer than `MIN_CALIBRATION` structures, errors or features that aren't finite,
+            or no error at all.
+    """
+    if len(errors) < MIN_CALIBRATION:
+        raise DataError(
+            f"{len(errors)} structures to calibrate the uncertainty on: expected at least "
+            f"{MIN_CALIBRATION} that weren't trained on. Hold more out for validation."
+        )
+    if not (np.isfinite(gram).all() and np.isfinite(features).all() and np.isfinite(errors).all()):
+        raise DataError("predictions or features are not finite numbers: this model is broken.")
+    if not errors.any():
+        raise DataError("every prediction is exact: there is no error to calibrate on.")
+    values, vectors = np.linalg.eigh(gram)
+    values = values.clip(min=0)
+    squares = np.square(features @ vectors)  # (structures, F)
+    best, chosen, scale = np.inf, 0.0, 0.0
+    for regularisation in values[-1] * 10.0**_EXPONENTS:
+        variance = squares @ (1 / (values + regularisation))
+        alpha = np.mean(errors**2 / variance)
+        cost = np.log(variance).mean() + np.log(alpha)
+        if cost < best:
+            best, chosen, scale = cost, regularisation, float(np.sqrt(alpha))
+    factor = scale * vectors / np.sqrt(values + chosen)
+    return Rigidity(factor, scale, float(chosen))
+
+
+class Calibration(NamedTuple):
+    """How well standard deviations tell the size of errors."""
+
+    structures: int
+    spearman: float
+    """Rank correlation of the absolute error with the standard deviation."""
+    miscalibration_area: float
+    """Area between `observed` and `expected` shares: 0 is perfect, 0.5 the worst there is."""
+    within_one_sigma: float
+    """Share of errors below the standard deviation; 0.683 for a normal distribution."""
+    within_two_sigma: float
+    """Likewise for twice the standard deviation; 0.954."""
+    expected: Array
+    """Shares of errors that should lie within an interval, if they were normal."""
+    observed: Array
+    """Shares that do."""
+
+    def summary(self) -> dict[str, float | int]:
+        """All but the curves, as JSON can hold them."""
+        numbers = self._asdict()
+        return {key: numbers[key] for key in self._fields if key not in ("expected", "observed")}
+
+
+def calibration(errors: Array, sigma: Array) -> Calibration:
+    """Compare errors with their standard deviations, both (structures,) in one unit.
+
+    The Spearman correlation is NaN where all errors or all deviations are equal.
+    """
+    ratio = np.abs(errors) / np.maximum(sigma, np.finfo(np.float64).tiny)
+    bounds = np.sqrt(2) * erfinv(_LEVELS)
+    ordered = np.sort(ratio)
+    observed = np.searchsorted(ordered, bounds, side="right") / max(len(ratio), 1)
+    expected = np.array([0.0, *_LEVELS, 1.0])
+    observed = np.array([0.0, *observed, 1.0])
+    varied = len(errors) > 1 and np.ptp(np.abs(errors)) > 0 and np.ptp(sigma) > 0
+    spearman = float(spearmanr(np.abs(errors), sigma).statistic) if varied else float("nan")
+    return Calibration(
+        len(errors),
+        spearman,
+        float(np.trapezoid(np.abs(observed - expected), expected)),
+        float((ratio <= 1).mean()),
+        float((ratio <= 2).mean()),
+        expected,
+        observed,
+    )
+
+
+NORMAL_WITHIN = (float(2 * norm.cdf(1) - 1), float(2 * norm.cdf(2) - 1))
+"""Shares of a normal distribution within one and two standard deviations."""

@@ -1,0 +1,107 @@
+"""``lamm uncertainty``, and the verbs that use what it writes."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import pytest
+
+from lamm.cli.main import run
+from lamm.models.potential import build
+from lamm.train.checkpoint import save_potential
+from small import SMALL_MODELS, small_store
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def lamm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lamm", *map(str, words)])
+        status = 0
+        try:
+            run()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    model = build(SMALL_MODELS["painn"], ["first", "second"], seed=0)
+    save_potential(model, tmp_path / "model.safetensors")
+    for seed, name in enumerate(("first", "second")):
+        small_store(tmp_path / name, count=60, seed=seed)
+    return tmp_path
+
+
+def test_fitted_uncertainties_are_used_by_the_other_verbs(lamm: Call, home: Path) -> None:
+    model, stores = home / "model.safetensors", (home / "first", home / "second")
+    share = ("--val-fraction", 0.3)
+    status, out, err = lamm("uncertainty", model, stores[0], *share, "--json")
+    assert status == 0, err
+    fitted: dict[str, Any] = json.loads(out)
+    assert Path(fitted["to"]) == home / "model.uncertainty.safetensors"
+    first = fitted["heads"]["first"]
+    assert first["training_structures"] + first["calibration_structures"] == 60
+
+    to = home / "evaluation"
+    status, out, err = lamm("evaluate", model, *stores, *share, "--to", to, "--json")
+    assert status == 0, err
+    found = json.loads(out)["subsets"]
+    assert found["first"]["energy_uncertainty"] == first["calibration"]
+    assert "energy_uncertainty" not in found["second"]
+    assert (to / "first" / "calibration.csv").is_file()
+    assert not (to / "second" / "calibration.csv").exists()
+    assert "miscalibration" in (to / "first" / "report.html").read_text()
+
+    status, out, err = lamm("uncertainty", model, stores[1], *share)
+    assert (status, "head 'second'" in out) == (0, True), err
+    status, out, _ = lamm("evaluate", model, *stores, *share, "--json")
+    again = json.loads(out)["subsets"]
+    assert again["first"]["energy_uncertainty"] == first["calibration"]
+    assert "energy_uncertainty" in again["second"]
+
+    lamm("data", "export", stores[0], "--to", home / "some.extxyz")
+    words = ("predict", model, home / "some.extxyz", "--head", "first")
+    status, out, err = lamm(*words, "--to", home / "out.extxyz", "--json")
+    assert (status, json.loads(out)["uncertainty"]) == (0, True), err
+    atoms = ase.io.read(home / "out.extxyz", ":")
+    assert all(one.info["energy_uncertainty"] > 0 for one in atoms)
+
+
+def test_an_uncertainty_of_other_weights_is_refused_and_can_be_fitted_anew(
+    lamm: Call, home: Path
+) -> None:
+    model = home / "model.safetensors"
+    share = ("--val-fraction", 0.3)
+    assert lamm("uncertainty", model, home / "first", *share)[0] == 0
+    save_potential(build(SMALL_MODELS["painn"], ["first", "second"], seed=1), model)
+    status, _, err = lamm("evaluate", model, home / "first", *share)
+    assert (status, "fitted for another model" in err) == (2, True)
+    status, _, err = lamm("uncertainty", model, home / "first", *share)
+    assert (status, "It is replaced" in err) == (0, True)
+    assert lamm("evaluate", model, home / "first", *share)[0] == 0
+
+
+def test_wrong_requests_leave_nothing_behind(lamm: Call, home: Path) -> None:
+    model, first = home / "model.safetensors", home / "first"
+    small = small_store(home / "unlabelled", count=60, labels="")
+    few = small_store(home / "few", count=12)
+    requests = [
+        ((first, first), "several sets are called 'first'"),
+        ((first, home / "second", "--val", first), "one training set"),
+        ((first, home / "second", "--head", "first"), "several sets for head 'first'"),
+        ((small, "--head", "first", "--val-fraction", 0.3), "no training structure"),
+        ((few, "--head", "first", "--val-fraction", 0.3), "to calibrate the uncertainty on"),
+        ((first, "--head", "third"), "third"),
+    ]
+    for words, message in requests:
+        status, _, err = lamm("uncertainty", model, *words)
+        assert (status, message in err) == (2, True), err
+    assert not (home / "model.uncertainty.safetensors").exists()
