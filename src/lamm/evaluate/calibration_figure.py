@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lamm.evaluate.rigidity import Array, Calibration
+from lamm.evaluate.rigidity import NORMAL_WITHIN, Array, Calibration
 from lamm.evaluate.style import FAINT, PALETTE, log_axis, new_figure, styled
 
 GROUPS = 10
@@ -50,7 +50,7 @@ def _error_against_sigma(axes: Axes, calibration: Calibration, errors: Array, si
         sigma[shown], np.abs(errors[shown]), s=size, color=PALETTE[0], alpha=0.4, linewidths=0
     )
     groups = _groups(errors, sigma)
-    axes.plot(groups[:, 0], groups[:, 1], "o", color=PALETTE[1], label="root mean square")
+    axes.plot(groups[:, 0], groups[:, 1], "o", color=PALETTE[1], label="68% of a group are below")
     axes.set_title("Error against sigma")
     axes.set_xlabel("sigma (meV/atom)")
     axes.set_ylabel("absolute error (meV/atom)")
@@ -70,11 +70,15 @@ def _error_against_sigma(axes: Axes, calibration: Calibration, errors: Array, si
 
 
 def _groups(errors: Array, sigma: Array) -> Array:
-    """(groups, 2) root mean square sigma and error of structures in order of sigma."""
+    """(groups, 2) of structures in order of sigma: its median, and what 68.3% of errors are below.
+
+    Both are equal where sigma is right.
+    """
     count = max(1, min(GROUPS, len(errors) // 10))
     parts = np.array_split(np.argsort(sigma, kind="stable"), count)
+    share = NORMAL_WITHIN[0]
     return np.array(
-        [[np.sqrt(np.mean(values[part] ** 2)) for values in (sigma, errors)] for part in parts]
+        [[np.median(sigma[part]), np.quantile(np.abs(errors[part]), share)] for part in parts]
     )
 
 

@@ -76,8 +76,8 @@ _NOISE_EXPLANATION = (
 )
 _UNCERTAINTY_EXPLANATION = (
     "Sigma is the standard deviation of an energy by the rigidity of the last layer, with the "
-    "covariance of its features over the training structures; its scale was chosen on held-out "
-    "structures. It is in `structures.csv` as `energy_uncertainty_ev`."
+    "covariance of its features over the training structures; its scale lets 68.3% of the "
+    "errors of held-out structures be below it. In `structures.csv` it is `energy_uncertainty_ev`."
 )
 _EXPLANATION = (
     "Energies are compared per atom, forces by Cartesian component over all free atoms, stresses "
@@ -191,8 +191,8 @@ def _uncertainty(page: Page, to: Path, evaluation: Evaluation, calibration: Cali
         figure,
         "Left: share of errors within an interval, expected if they were normal and observed; the "
         "area between the curves is the miscalibration area. Right: error of each structure "
-        "against its sigma, and root mean square of both in groups of equal size; the line is "
-        "where they agree.",
+        "against its sigma, and what 68.3% of the errors are below, in groups of equal size; where "
+        "sigma is right, that is the line.",
     )
 
 
