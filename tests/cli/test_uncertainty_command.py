@@ -105,3 +105,20 @@ def test_wrong_requests_leave_nothing_behind(lamm: Call, home: Path) -> None:
         status, _, err = lamm("uncertainty", model, *words)
         assert (status, message in err) == (2, True), err
     assert not (home / "model.uncertainty.safetensors").exists()
+
+
+def test_the_run_says_what_was_held_out(lamm: Call, home: Path) -> None:
+    step = home / "run" / "best"
+    step.mkdir(parents=True)
+    (home / "model.safetensors").rename(step / "model.safetensors")
+    (home / "run" / "config.yaml").write_text("data: {val_fraction: 0.3}\n")
+    words = (home / "run", home / "first", "--json")
+    status, out, err = lamm("uncertainty", *words)
+    assert status == 0, err
+    held_out = json.loads(out)["heads"]["first"]["calibration_structures"]
+    assert 10 <= held_out <= 30
+    evaluated = json.loads(lamm("evaluate", *words)[1])
+    assert evaluated["errors"]["structures"] == held_out
+    assert evaluated["energy_uncertainty"]["structures"] == held_out
+    status, _, err = lamm("uncertainty", *words, "--val-fraction", 0.5)
+    assert (status, "held out a share of 0.3" in err) == (2, True)

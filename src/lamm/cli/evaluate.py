@@ -10,7 +10,14 @@ import typer
 
 from lamm.cli import common
 from lamm.cli.common import ForceFlag, JsonFlag
-from lamm.cli.labelled import Source, Split, labelled_source
+from lamm.cli.labelled import (
+    DEFAULT_VAL_FRACTION,
+    Source,
+    Split,
+    ValFraction,
+    labelled_source,
+    run_val_fraction,
+)
 from lamm.cli.structures import (
     Checkpoint,
     Device,
@@ -43,10 +50,7 @@ def evaluate(
     split: Annotated[
         Split | None, typer.Option(help="Of a store: val where left out; of a file: all.")
     ] = None,
-    val_fraction: Annotated[
-        float,
-        typer.Option(min=0, max=0.999, help="Validation share where the source has no split."),
-    ] = 0.01,
+    val_fraction: ValFraction = None,
     card: Annotated[
         Path | None, typer.Option(help="Units and keys (YAML) of an extended XYZ file.")
     ] = None,
@@ -68,7 +72,9 @@ def evaluate(
     given fixed noise and both errors of Fig. 7. The exit status is 1 where an error isn't finite.
     """
     common.start_logging(quiet=as_json)
-    sources = [labelled_source(one, split, val_fraction, card, noise) for one in data]
+    share = val_fraction if val_fraction is not None else run_val_fraction(checkpoint)
+    share = DEFAULT_VAL_FRACTION if share is None else share
+    sources = [labelled_source(one, split, share, card, noise) for one in data]
     names = [source.name for source in sources]
     several = len(sources) > 1
     check_names(names)

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
 
 from lamm.cli.structures import read_atoms
 from lamm.errors import ConfigError, DataError
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lamm.structure import Structure
+
+
+DEFAULT_VAL_FRACTION = 0.01
+"""Validation share where neither the source nor the run says another: 99/1, as the paper splits."""
 
 
 class Split(StrEnum):
@@ -39,10 +46,31 @@ class Source:
     denoising: bool = False
 
 
+ValFraction = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.999,
+        help="Validation share of a store without splits; the run's where left out, else 0.01.",
+    ),
+]
+
+
+def run_val_fraction(checkpoint: Path) -> float | None:
+    """The share of validation structures in the run that a checkpoint is of; None if unknown."""
+    path = checkpoint.expanduser().resolve()
+    for folder in (path, *list(path.parents)[:3]):
+        if (folder / "config.yaml").is_file():
+            text = (folder / "config.yaml").read_text(encoding="utf-8")
+            data = (yaml.safe_load(text) or {}).get("data") or {}
+            return float(data.get("val_fraction", DEFAULT_VAL_FRACTION))
+    return None
+
+
 def labelled_source(
     data: str,
     split: Split | None = None,
-    val_fraction: float = 0.01,
+    val_fraction: float = DEFAULT_VAL_FRACTION,
     card: Path | None = None,
     noise: float = 0.1,
     most: int | None = None,

@@ -10,7 +10,14 @@ import typer
 from lamm.cli import common
 from lamm.cli.common import JsonFlag
 from lamm.cli.evaluate import calibration_words, check_names, chosen_heads
-from lamm.cli.labelled import Source, Split, labelled_source
+from lamm.cli.labelled import (
+    DEFAULT_VAL_FRACTION,
+    Source,
+    Split,
+    ValFraction,
+    labelled_source,
+    run_val_fraction,
+)
 from lamm.cli.structures import Checkpoint, Device, Head, check_device, counting
 from lamm.errors import CheckpointError, ConfigError
 
@@ -33,10 +40,7 @@ def uncertainty(
         typer.Option("--val", help="Held-out structures, where the first data are all training."),
     ] = None,
     head: Head = None,
-    val_fraction: Annotated[
-        float,
-        typer.Option(min=0, max=0.999, help="Validation share where the source has no split."),
-    ] = 0.01,
+    val_fraction: ValFraction = None,
     most: Annotated[
         int, typer.Option(min=1, help="Structures of each split at most, drawn at random.")
     ] = 100_000,
@@ -57,7 +61,8 @@ def uncertainty(
     if val is not None and len(data) > 1:
         raise ConfigError("--val goes with one training set. Fit the heads one by one.")
     check_device(device)
-    pairs = [_sources(one, val, val_fraction, most) for one in data]
+    share = _val_fraction(checkpoint, val_fraction)
+    pairs = [_sources(one, val, share, most) for one in data]
     names = [training.name for training, _ in pairs]
     check_names(names)
     heads = chosen_heads(checkpoint, head, names)
@@ -91,6 +96,22 @@ def uncertainty(
         )
         common.say(f"  on the held-out ones, {calibration_words(result['calibration'])}")
     common.say(f"-> {path}")
+
+
+def _val_fraction(checkpoint: Path, given: float | None) -> float:
+    """The run's share of validation structures, or another if that holds out no more.
+
+    Raises:
+        ConfigError: the model was trained on some of what would count as held out.
+    """
+    of_run = run_val_fraction(checkpoint)
+    if given is not None and of_run is not None and given > of_run:
+        raise ConfigError(
+            f"--val-fraction {given}: the run held out a share of {of_run}, so that structures "
+            "that it was trained on would count as held out. Leave the option out."
+        )
+    known = of_run if given is None else given
+    return DEFAULT_VAL_FRACTION if known is None else known
 
 
 def _sources(data: str, val: str | None, val_fraction: float, most: int) -> tuple[Source, Source]:
