@@ -107,6 +107,14 @@ def test_wrong_requests_leave_nothing_behind(lamm: Call, home: Path) -> None:
     assert not (home / "model.uncertainty.safetensors").exists()
 
 
+def test_a_store_of_held_out_structures_counts_as_a_whole(lamm: Call, home: Path) -> None:
+    held_out = small_store(home / "held_out", count=20, seed=5)
+    words = ("--head", "first", "--val", held_out, "--json")
+    status, out, err = lamm("uncertainty", home / "model.safetensors", home / "first", *words)
+    assert status == 0, err
+    assert json.loads(out)["heads"]["first"]["calibration_structures"] == 20
+
+
 def test_the_run_says_what_was_held_out(lamm: Call, home: Path) -> None:
     step = home / "run" / "best"
     step.mkdir(parents=True)

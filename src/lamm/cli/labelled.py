@@ -58,13 +58,13 @@ ValFraction = Annotated[
 
 def run_val_fraction(checkpoint: Path) -> float | None:
     """The share of validation structures in the run that a checkpoint is of; None if unknown."""
-    path = checkpoint.expanduser().resolve()
-    for folder in (path, *list(path.parents)[:3]):
-        if (folder / "config.yaml").is_file():
-            text = (folder / "config.yaml").read_text(encoding="utf-8")
-            data = (yaml.safe_load(text) or {}).get("data") or {}
-            return float(data.get("val_fraction", DEFAULT_VAL_FRACTION))
-    return None
+    from lamm.train.run import run_config_file
+
+    file = run_config_file(checkpoint)
+    if file is None:
+        return None
+    data = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("data") or {}
+    return float(data.get("val_fraction", DEFAULT_VAL_FRACTION))
 
 
 def labelled_source(

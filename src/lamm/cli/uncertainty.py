@@ -124,7 +124,21 @@ def _sources(data: str, val: str | None, val_fraction: float, most: int) -> tupl
     from lamm.data.joint import store_path
 
     split = Split.all if store_path(data).is_file() else Split.train
-    return labelled_source(data, split, val_fraction, most=most), labelled_source(val, most=most)
+    return (
+        labelled_source(data, split, val_fraction, most=most),
+        labelled_source(val, _held_out(val), most=most),
+    )
+
+
+def _held_out(val: str) -> Split:
+    """The validation split of a store that names one; else all that there is, for it was given."""
+    from lamm.data.joint import store_path
+    from lamm.data.splits import SPLIT_CODES
+    from lamm.data.store import Store
+
+    path = store_path(val)
+    named = not path.is_file() and bool((Store.open(path).index.split == SPLIT_CODES["val"]).any())
+    return Split.val if named else Split.all
 
 
 def _present(path: Path, model: Potential) -> EnergyUncertainty:

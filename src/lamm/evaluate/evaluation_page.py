@@ -127,8 +127,8 @@ def write_evaluation(to: Path, result: Mapping[str, Any], evaluation: Evaluation
     )
     if evaluation.is_finite:
         _figures(page, to, evaluation)
-    if evaluation.calibration is not None:
-        _uncertainty(page, to, evaluation, evaluation.calibration)
+        if evaluation.calibration is not None:
+            _uncertainty(page, to, evaluation, evaluation.calibration)
     _worst(page, evaluation)
     page.write(to / "report.html")
 
