@@ -16,6 +16,7 @@ from lamm.balance.settings import BalanceConfig
 from lamm.data.joint import DataConfig
 from lamm.errors import ConfigError
 from lamm.loss import LossConfig
+from lamm.models.lora import LoRAConfig
 from lamm.models.potential import ModelConfig
 from lamm.schema import Frozen, load_yaml, parse
 from lamm.train.optim import OptimConfig
@@ -77,13 +78,29 @@ class FinetuneConfig(TrainingConfig):
     before the first step, so that the errors tell what is forgotten."""
     encoder: Literal["trained", "frozen"] = "trained"
     """``frozen``: the heads alone are trained."""
+    lora: LoRAConfig | None = None
+    """Low-rank adapters of the encoder's linear layers; they and the heads alone are trained."""
 
     @model_validator(mode="after")
     def _something_to_start_from(self) -> Self:
         if self.base is None and self.model is None:
             raise ValueError("without a checkpoint in `base`, give `model` to train from scratch")
-        if self.base is None and (self.head != RESET or self.heads or self.encoder == "frozen"):
-            raise ValueError("head, heads and a frozen encoder need a checkpoint in `base`")
+        kept = self.encoder == "frozen" or self.lora is not None
+        if self.base is None and (self.head != RESET or self.heads or kept):
+            raise ValueError("head, heads, lora and a frozen encoder need a checkpoint in `base`")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_alone(self) -> Self:
+        if self.lora is None:
+            return self
+        if self.encoder == "frozen":
+            raise ValueError("`lora` trains adapters of the encoder, and `encoder` says: frozen")
+        if (self.optim.encoder_lr_factor, self.optim.layer_decay) != (1, 1):
+            raise ValueError(
+                "with `lora` all that is trained has one rate: leave out "
+                "`optim.encoder_lr_factor` and `optim.layer_decay`"
+            )
         return self
 
 

@@ -211,6 +211,21 @@ def test_a_frozen_encoder_doesnt_move(base: Path, tmp_path: Path):
     assert any(moved)
 
 
+def test_a_rank_gives_adapters_that_are_merged_in_the_end(base: Path, tmp_path: Path):
+    request = Request(
+        data=xyz(tmp_path / "my.xyz"), to=tmp_path / "run", base=base, lora=2, words=SHORT
+    )
+    config = config_for(request)
+    assert config.lora is not None
+    assert config.lora.rank == 2
+    finetune(config, quiet=True)
+    before, after = load(base), load(tmp_path / "run")
+    assert after.encoder.state_dict().keys() == before.encoder.state_dict().keys()
+    assert not torch.equal(
+        after.encoder.messages[0].filter.weight, before.encoder.messages[0].filter.weight
+    )
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])
 def test_times_as_people_write_them(text: str, seconds: float):
     assert parse_time(text) == seconds

@@ -48,11 +48,12 @@ def finetuning(home: Path, to: Path, **changes: Any) -> FinetuneConfig:
     return FinetuneConfig.model_validate(mapping | changes)
 
 
+@pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 2}}], ids=["all", "lora"])
 def test_fine_tuning_resumes_to_the_same_bits(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ):
-    finetune(finetuning(home, tmp_path / "whole"), quiet=True)
-    halves = finetuning(home, tmp_path / "halves")
+    finetune(finetuning(home, tmp_path / "whole", **changes), quiet=True)
+    halves = finetuning(home, tmp_path / "halves", **changes)
     with monkeypatch.context() as patch:
         reports = iter([0, 15])  # the ranks notice the signal after step 4
         patch.setattr(engine.World, "largest", lambda world, number: next(reports))
@@ -61,6 +62,7 @@ def test_fine_tuning_resumes_to_the_same_bits(
     finetune(halves, quiet=True, resume=True)
     for name in ("model.safetensors", "ema.safetensors"):
         expected = load_file(tmp_path / "whole" / "last" / name)
+        assert not any("adapter" in key for key in expected)
         for key, value in load_file(halves.to / "last" / name).items():
             assert torch.equal(value, expected[key]), key
 
@@ -75,6 +77,57 @@ def test_fine_tuning_starts_from_the_encoder_of_its_base(home: Path, tmp_path: P
     moved = load(config.to).encoder.state_dict()
     for name, weight in base.encoder.state_dict().items():
         assert torch.allclose(moved[name], weight, rtol=0, atol=2e-3), name
+
+
+def test_adapters_are_trained_in_place_of_the_encoder_and_end_in_its_weights(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    config = finetuning(home, tmp_path / "tuned", lora={"rank": 2})
+    with caplog.at_level("INFO", logger="lamm"):
+        finetune(config, quiet=True)
+    base, last = load(home / "run"), load(config.to / "last", averaged=False)
+    assert last.adapters is None
+    adapters = load_file(config.to / "last" / "adapters.safetensors")
+    before, after = base.encoder.state_dict(), last.encoder.state_dict()
+    changed = [name for name, weight in before.items() if not torch.equal(weight, after[name])]
+    assert len(changed) > 10
+    for name, weight in before.items():
+        key = "adapters.of." + name.replace(".", "/")
+        if f"{key}.b" not in adapters:
+            assert torch.equal(weight, after[name]), name
+            continue
+        assert torch.equal(weight, adapters[f"encoder.{name}"])
+        product = adapters[f"{key}.b"] @ adapters[f"{key}.a"]
+        torch.testing.assert_close(after[name] - weight, 2 * product, rtol=0, atol=1e-6)
+
+    optimizer = torch.load(config.to / "last" / "training.pt", weights_only=True)
+    kept = sum(state["exp_avg"].numel() for state in optimizer["state"].values())
+    heads = sum(weight.numel() for _, weight in last.head_parameters())
+    small = sum(t.numel() for key, t in adapters.items() if key.startswith("adapters."))
+    assert kept == heads + small
+    assert f"{kept:,} of {last.num_parameters:,} parameters are trained" in caplog.text
+    card = json.loads((config.to / "card.json").read_text())
+    assert card["training"]["trained_parameters"] == kept
+    assert card["training"]["lora"]["rank"] == 2
+    assert "LoRA) of rank 2" in (config.to / "card.md").read_text()
+    assert "LoRA) of rank 2" in (config.to / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": "frozen"}, "`encoder` says: frozen"),
+        ({"optim": {"layer_decay": 0.7}}, "leave out `optim.encoder_lr_factor`"),
+        ({"base": None, "model": SMALL_MODELS["painn"]}, "need a checkpoint in `base`"),
+        ({"lora": {"rank": 0}}, "rank"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(changes: dict[str, Any], message: str):
+    data = {"subsets": {"new": {"store": "new"}}}
+    mapping = {"to": "run", "base": "base", "lora": {"rank": 2}, "data": data}
+    mapping |= {"train": {"steps": 500}}
+    with pytest.raises(ValueError, match=message):
+        FinetuneConfig.model_validate(mapping | changes)
 
 
 def lamm(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:

@@ -35,6 +35,12 @@ def finetune(
     frozen: Annotated[
         bool, typer.Option("--frozen-encoder", help="Train the heads alone.")
     ] = False,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            metavar="RANK", min=1, help="Train low-rank adapters of the encoder and the heads."
+        ),
+    ] = None,
     layer_decay: Annotated[
         float, typer.Option(help="What the rate falls by with each layer below the heads, as 0.7.")
     ] = 1.0,
@@ -72,7 +78,7 @@ def finetune(
     if config is not None and "=" in str(config):  # with options there is no configuration file
         words.insert(0, str(config))
         config = None
-    options = (base, preset, data, val, test, head, replay, unlabelled, max_time)
+    options = (base, preset, data, val, test, head, lora, replay, unlabelled, max_time)
     if config is not None:
         if any(one is not None for one in options) or frozen or accept_data or layer_decay != 1:
             raise ConfigError(
@@ -102,6 +108,7 @@ def finetune(
                 test=test,
                 head=head,
                 frozen=frozen,
+                lora=lora,
                 layer_decay=layer_decay,
                 replay=tuple(replay or ()),
                 unlabelled=unlabelled,

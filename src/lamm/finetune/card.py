@@ -40,7 +40,10 @@ ERRORS = {
 
 
 def write_card(
-    config: FinetuneConfig, joint: JointDataset, rankings: Mapping[str, Sequence[HeadFit]]
+    config: FinetuneConfig,
+    joint: JointDataset,
+    rankings: Mapping[str, Sequence[HeadFit]],
+    num_trained: int,
 ) -> JSONDict:
     """Judge the best weights of a run, and write its card and report.
 
@@ -48,6 +51,7 @@ def write_card(
         config: of the run.
         joint: its data.
         rankings: of each subset, the base's heads, the best first.
+        num_trained: parameters that were trained.
 
     Returns:
         The card.
@@ -79,6 +83,8 @@ def write_card(
             "head": config.head,
             "heads": config.heads,
             "encoder": config.encoder,
+            "lora": None if config.lora is None else config.lora.model_dump(mode="json"),
+            "trained_parameters": num_trained,
             "optim": config.optim.model_dump(mode="json"),
             "loss": config.loss.model_dump(mode="json"),
             "batch_size": config.balance.batch_size,
@@ -215,12 +221,21 @@ def card_text(card: JSONDict) -> str:
         "",
         "## Settings",
         "",
-        f"Head: {training['head']}; encoder: {training['encoder']}; batch size "
+        f"Head: {training['head']}; encoder: {_encoder(training)}; "
+        f"{training['trained_parameters']:,} trained parameters; batch size "
         f"{training['batch_size']}; learning rate {optim['lr']:g}; averaged weights "
         f"{optim['ema_decay']:g}; seed {training['seed']}. All of them are in `config.yaml`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _encoder(training: JSONDict) -> str:
+    """What happened to the encoder."""
+    lora = training["lora"]
+    if lora is None:
+        return str(training["encoder"])
+    return f"low-rank adapters (LoRA) of rank {lora['rank']}, merged into its weights"
 
 
 def forgetting_rows(forgetting: JSONDict) -> list[tuple[str, str, float, float]]:

@@ -35,6 +35,8 @@ class Request:
     head: str | None = None
     """``reset``, ``best`` or a subset of the base; by rule where left out."""
     frozen: bool = False
+    lora: int | None = None
+    """Rank of the encoder's adapters; None: the encoder itself is trained."""
     layer_decay: float = 1.0
     """What the rate falls by with each layer of the encoder, downwards from the head."""
     replay: Sequence[str] = ()

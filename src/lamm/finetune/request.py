@@ -199,6 +199,7 @@ def _mapping(
         "model": new,
         "head": head,
         "encoder": "frozen" if request.frozen else "trained",
+        "lora": None if request.lora is None else {"rank": request.lora},
         "data": {
             "subsets": {store.card.name: {"store": str(store.path)}},
             "max_val_structures": MAX_VAL,
@@ -211,7 +212,7 @@ def _mapping(
         "optim": {
             "lr": recipe.lr,
             "clip_norm": recipe.clip_norm,
-            "encoder_lr_factor": recipe.encoder_lr_factor,
+            "encoder_lr_factor": 1.0 if request.lora is not None else recipe.encoder_lr_factor,
             "layer_decay": request.layer_decay,
             "warmup_steps": recipe.warmup_steps,
             "ema_decay": recipe.ema_decay,

@@ -12,6 +12,7 @@ from lamm.data.references import Normalisation
 from lamm.errors import CheckpointError, ConfigError, nearest_names
 from lamm.finetune.card import write_card
 from lamm.finetune.ranking import HeadFit, rank_heads, ranking_table, rows_to_rank, take_over
+from lamm.models.lora import adapt, num_trained
 from lamm.models.potential import ModelConfig, Potential, build
 from lamm.train.checkpoint import TrainState, load
 from lamm.train.distributed import join, leave
@@ -167,10 +168,15 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, quiet: bool = Fals
             config = with_less_time(config, time.monotonic() - begin)
         if config.encoder == "frozen":
             model.encoder.requires_grad_(False)
+        parameters = model.num_parameters
+        if config.lora is not None:
+            adapt(model, config.lora, config.seed)
+            logger.info("low-rank adapters of rank %d in the encoder", config.lora.rank)
+        logger.info("%s of %s parameters are trained", f"{num_trained(model):,}", f"{parameters:,}")
         title = "training from scratch" if base is None else "fine-tuning"
         state = run_training(config, model, joint, world, resume=resume, title=title, quiet=quiet)
         if world.is_main:
-            write_card(config, joint, rankings)
+            write_card(config, joint, rankings, num_trained(model))
         world.wait()
         return state
     finally:

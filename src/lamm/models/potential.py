@@ -25,6 +25,7 @@ from lamm.graph.neighbors import GraphConfig
 from lamm.models.architectures import ARCHITECTURES, AtomFeatures
 from lamm.models.heads import copy_head, silence
 from lamm.models.layers import segment_sum
+from lamm.models.lora import Adapters
 from lamm.models.presets import PRESETS, ModelConfig, resolve_model
 from lamm.structure import MAX_ATOMIC_NUMBER
 from lamm.typing import JSONDict
@@ -71,6 +72,7 @@ class Potential(nn.Module):
         self.subsets = tuple(subsets)
         num_outputs, kind = len(subsets), ARCHITECTURES[config.encoder.name]
         self.encoder: Any = kind.encoder(config.encoder)
+        self.adapters: Adapters | None = None  # fine-tuning may add them (`lamm.models.lora`)
         self.energy_head: Any = kind.energy_head(config.encoder, num_outputs)
         self.force_head: Any = None
         if config.forces == "direct":
@@ -101,7 +103,7 @@ class Potential(nn.Module):
         if self.force_head is None:
             energy, forces, stress, features = self._with_gradient(batch, subset_index)
         else:
-            features = self.encoder(batch, self._edge_vectors(batch))
+            features = self._encode(batch, self._edge_vectors(batch))
             energy = self._energy(features, batch, subset_index)
             forces = _pick(self.force_head(features), _per_atom(subset_index, batch))
             stress = None
@@ -138,6 +140,12 @@ class Potential(nn.Module):
             return 0.0
         return torch.stack([one.flatten()[0] for one in idle]).sum().to(energy) * 0
 
+    def _encode(self, batch: GraphBatch, vectors: Tensor) -> Any:
+        """The encoder's features, with the adapters where there are any."""
+        if self.adapters is None:
+            return self.encoder(batch, vectors)
+        return self.adapters.call(self.encoder, batch, vectors)
+
     def _energy(self, features: AtomFeatures, batch: GraphBatch, column: Tensor | None) -> Tensor:
         """Normalised energies, (B, D) or (B, 1)."""
         energy = self.energy_head(features, batch.structure_index, batch.num_structures)
@@ -157,7 +165,7 @@ class Potential(nn.Module):
             if batch.positions.is_inference():
                 batch = batch.copy()
             vectors = self._edge_vectors(batch).detach().requires_grad_()
-            features = self.encoder(batch, vectors)
+            features = self._encode(batch, vectors)
             energy = self._energy(features, batch, column)  # (B, D)
             results = []
             for d in range(energy.shape[1]):

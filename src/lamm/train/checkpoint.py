@@ -2,13 +2,16 @@
 
 ``checkpoints/step-N/`` holds ``model.safetensors`` (weights), ``ema.safetensors`` (averaged
 weights, where they are kept), ``training.pt`` (optimizer) and ``state.json``. The links ``last``
-and ``best`` in the run folder point to two of them.
+and ``best`` in the run folder point to two of them. Where adapters are trained (LoRA), both files
+of weights have them merged, as those of any other model, and ``adapters.safetensors`` has what
+resuming needs.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,16 @@ from safetensors.torch import load_file, save_file
 
 from lamm.errors import CheckpointError, nearest_names
 from lamm.files import point_link, replaced_folder, write_json
+from lamm.models.lora import PREFIX, plain_state, unmerged_state
 from lamm.models.potential import Potential
 from lamm.train.ema import AveragedWeights
 from lamm.typing import JSONDict, PathLike
 
 FORMAT_VERSION = 1
-WEIGHTS, AVERAGED, TRAINING, STATE = (
+WEIGHTS, AVERAGED, ADAPTERS, TRAINING, STATE = (
     "model.safetensors",
     "ema.safetensors",
+    "adapters.safetensors",
     "training.pt",
     "state.json",
 )
@@ -71,9 +76,10 @@ def _metadata(model: Potential) -> dict[str, str]:
 def save_potential(model: Potential, path: Path) -> None:
     """Write a potential's weights, with what is needed to build it again in the file's header.
 
-    Equal weights give equal files, byte for byte.
+    Equal weights give equal files, byte for byte. Adapters are merged.
     """
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    state = plain_state(model)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     save_file(tensors, path, metadata=_metadata(model))
     _sort_metadata(path)
 
@@ -121,6 +127,8 @@ def save_checkpoint(
             if averaged is not None:
                 with averaged.applied():
                     save_potential(model, temporary / AVERAGED)
+            if model.adapters is not None:
+                _save_adapters(model, averaged, temporary / ADAPTERS)
             torch.save(optimizer.state_dict(), temporary / TRAINING)
             write_json(temporary / STATE, {**asdict(state), "model": model.describe()})
         point_link(last, folder)
@@ -128,6 +136,15 @@ def save_checkpoint(
         point_link(run_dir / "best", folder)
     _remove_old(run_dir, keep)
     return folder
+
+
+def _save_adapters(model: Potential, averaged: AveragedWeights | None, path: Path) -> None:
+    """Write the adapters, the weights without them, and the adapters' averages."""
+    tensors = unmerged_state(model)
+    if averaged is not None:
+        own = {key: one for key, one in averaged.state_dict().items() if key.startswith(PREFIX)}
+        tensors |= {f"averaged.{key}": one for key, one in own.items()}
+    save_file({key: one.detach().contiguous() for key, one in tensors.items()}, path)
 
 
 def tidy(run_dir: Path, state: TrainState) -> None:
@@ -200,9 +217,17 @@ def resume_checkpoint(
         CheckpointError: the checkpoint is of another model, or a part of it is missing.
     """
     state = read_state(folder)
-    load_weights(model, folder / WEIGHTS)
+    unmerged: dict[str, torch.Tensor] = {}
+    if model.adapters is not None:
+        unmerged = _read_tensors(folder / ADAPTERS)
+    of_average = {
+        key.removeprefix("averaged."): unmerged.pop(key)
+        for key in list(unmerged)
+        if key.startswith("averaged.")
+    }
+    load_weights(model, folder / WEIGHTS, unmerged)
     if averaged is not None:
-        averaged.load_state_dict(_read_tensors(folder / AVERAGED))
+        averaged.load_state_dict(_read_tensors(folder / AVERAGED) | unmerged | of_average)
     path = folder / TRAINING
     try:
         saved = torch.load(path, weights_only=True)
@@ -223,13 +248,20 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def load_weights(model: Potential, path: Path) -> None:
+def load_weights(
+    model: Potential, path: Path, unmerged: Mapping[str, torch.Tensor] | None = None
+) -> None:
     """Load weights into a potential of the same architecture.
+
+    Args:
+        model: what they go into.
+        path: file of weights.
+        unmerged: what `unmerged_state` gave, for a potential with adapters.
 
     Raises:
         CheckpointError: a weight is missing, left over or of another shape.
     """
-    tensors = _read_tensors(path)
+    tensors = _read_tensors(path) | dict(unmerged or {})
     own = model.state_dict()
     tensors.setdefault("energy_shift", torch.zeros_like(own["energy_shift"]))  # newer than the file
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
