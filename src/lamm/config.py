@@ -134,6 +134,19 @@ def override(mapping: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def merged(base: Any, changes: dict[str, Any]) -> Any:
+    """A mapping with the entries of another put in, level by level; lists are replaced whole."""
+    if not isinstance(base, dict):
+        return changes
+    return {
+        **base,
+        **{
+            key: merged(base.get(key), value) if isinstance(value, dict) else value
+            for key, value in changes.items()
+        },
+    }
+
+
 def _scalar(value: Any) -> Any:
     """YAML 1.1 reads 1e-4 as text; a person means the number."""
     if isinstance(value, str):

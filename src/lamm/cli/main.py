@@ -30,6 +30,7 @@ from lamm.cli import (
     pretrain,
     relax,
     report,
+    reproduce,
     uncertainty,
 )
 from lamm.errors import BadAnswerError, InterruptedRunError, LaMMError
@@ -58,6 +59,7 @@ app.add_typer(convert.app, name="convert")
 app.command("models")(models.models)
 app.command("report")(report.report)
 app.command("figures")(figures.figures)
+app.command("reproduce")(reproduce.reproduce)
 
 
 def _show_version(wanted: bool) -> None:

@@ -85,33 +85,20 @@ def _list(as_json: bool) -> None:
 
 
 def _preset_card(name: str) -> dict[str, Any]:
+    from lamm.models.counting import parameter_counts
     from lamm.models.presets import PRESETS
 
     return {
         "name": name,
         "num_subsets": NUM_SUBSETS,
-        **_counts(name, NUM_SUBSETS),
+        **parameter_counts(name, NUM_SUBSETS),
         "config": PRESETS[name].model_dump(mode="json"),
     }
 
 
-def _counts(model: Any, num_subsets: int) -> dict[str, int]:
-    """Learnable parameters, and for EquiformerV2 FAIR-Chem's constants too, as in the paper."""
-    from lamm.models.counting import fairchem_constants
-    from lamm.models.equiformer_config import EquiformerV2Config
-    from lamm.models.potential import count_parameters
-    from lamm.models.presets import resolve_model
-
-    counts = {"parameters": count_parameters(model, num_subsets)}
-    config = resolve_model(model)
-    if isinstance(config.encoder, EquiformerV2Config):
-        constants = fairchem_constants(config.encoder, direct_forces=config.forces == "direct")
-        counts["parameters_with_constants"] = counts["parameters"] + constants
-    return counts
-
-
 def _checkpoint_card(path: Path) -> dict[str, Any]:
     """What the header of the weights and the state beside them say; no weight is read."""
+    from lamm.models.counting import parameter_counts
     from lamm.train.checkpoint import STATE, read_description, read_state, weights_file
 
     weights = weights_file(path)
@@ -122,7 +109,7 @@ def _checkpoint_card(path: Path) -> dict[str, Any]:
         "bytes": weights.stat().st_size,
         "subsets": description["subsets"],
         "num_subsets": len(description["subsets"]),
-        **_counts(description["config"], len(description["subsets"])),
+        **parameter_counts(description["config"], len(description["subsets"])),
         "config": description["config"],
     }
     folder = weights.resolve().parent

@@ -10,7 +10,7 @@ import yaml
 from pydantic import NonNegativeInt, PositiveInt
 
 from lamm.balance.settings import BalanceConfig
-from lamm.config import FinetuneConfig, RunConfig
+from lamm.config import FinetuneConfig, RunConfig, merged
 from lamm.data.denoising import DenoisingConfig
 from lamm.data.joint import DataConfig, SubsetConfig
 from lamm.loss import LossConfig
@@ -131,13 +131,13 @@ def read_demo_config(changes: Path | None = None, model: str | None = None) -> D
     if model is not None:
         name = f"demo_{model}.yaml"
         if (files("lamm") / "configs" / name).is_file():
-            mapping = _merged(mapping, _shipped(name))
+            mapping = merged(mapping, _shipped(name))
         mapping["model"] = model
     if changes is not None:
         where = str(changes)
         for key, value in load_yaml(changes).items():
             replaced = key in ("data", "downstream") or not isinstance(value, dict)
-            mapping[key] = value if replaced else _merged(mapping.get(key), value)
+            mapping[key] = value if replaced else merged(mapping.get(key), value)
         if model is not None:
             mapping["model"] = model
     return parse(DemoConfig, mapping, where)
@@ -147,15 +147,3 @@ def _shipped(name: str) -> dict[str, Any]:
     text = (files("lamm") / "configs" / name).read_text(encoding="utf-8")
     mapping: dict[str, Any] = yaml.safe_load(text)
     return mapping
-
-
-def _merged(base: Any, changes: dict[str, Any]) -> Any:
-    if not isinstance(base, dict):
-        return changes
-    return {
-        **base,
-        **{
-            key: _merged(base.get(key), value) if isinstance(value, dict) else value
-            for key, value in changes.items()
-        },
-    }

@@ -6,8 +6,27 @@ mapping, rotation and grid constants as buffers, and again under every module th
 
 from __future__ import annotations
 
+from typing import Any
+
 from lamm.models.equiformer_config import EquiformerV2Config
+from lamm.models.potential import count_parameters
+from lamm.models.presets import resolve_model
 from lamm.models.so3 import Layout, num_coefficients
+
+
+def parameter_counts(model: Any, num_subsets: int) -> dict[str, int]:
+    """Learnable parameters, and for EquiformerV2 FAIR-Chem's constants too, as in the paper.
+
+    Args:
+        model: a preset's name or a configuration.
+        num_subsets: D, outputs of each head.
+    """
+    counts = {"parameters": count_parameters(model, num_subsets)}
+    config = resolve_model(model)
+    if isinstance(config.encoder, EquiformerV2Config):
+        constants = fairchem_constants(config.encoder, direct_forces=config.forces == "direct")
+        counts["parameters_with_constants"] = counts["parameters"] + constants
+    return counts
 
 
 def fairchem_constants(config: EquiformerV2Config, *, direct_forces: bool = True) -> int:

@@ -1,0 +1,117 @@
+"""The experiments by name: what each shows, its configuration, and the function that runs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lamm.errors import ConfigError, nearest_names
+from lamm.reproduce.datasets import compare_elements, compare_sizes, compare_subsets
+from lamm.reproduce.models import ModelsExperiment, compare_models
+from lamm.reproduce.outcome import RESULTS, Outcome, write_outcome
+from lamm.reproduce.runs import Runner
+from lamm.reproduce.settings import (
+    DataExperiment,
+    Experiment,
+    paper_values,
+    read_settings,
+    shipped,
+)
+from lamm.reproduce.step_times import StepTimesExperiment, compare_step_times
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One experiment of the paper."""
+
+    title: str
+    kind: type[Experiment]
+    run: Callable[[Any, Runner], Outcome]
+    """Takes the configuration, and what trains; one that trains nothing leaves the latter alone."""
+    trains: bool = False
+
+
+REPRODUCTIONS = {
+    "table1": Reproduction(
+        "Table 1: pre-trained models", ModelsExperiment, lambda s, _: compare_models(s)
+    ),
+    "table2": Reproduction(
+        "Table 2: the joint data set", DataExperiment, lambda s, _: compare_subsets(s)
+    ),
+    "fig2": Reproduction(
+        "Fig. 2: elements of the subsets", DataExperiment, lambda s, _: compare_elements(s)
+    ),
+    "fig4": Reproduction(
+        "Fig. 4: sizes of the structures", DataExperiment, lambda s, _: compare_sizes(s)
+    ),
+    "fig6": Reproduction(
+        "Fig. 6: step times with load balancing",
+        StepTimesExperiment,
+        lambda s, _: compare_step_times(s),
+    ),
+}
+
+
+def reproduction(name: str) -> Reproduction:
+    """The experiment of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in REPRODUCTIONS:
+        raise ConfigError(
+            f"reproduce '{name}': no such experiment. {nearest_names(name, REPRODUCTIONS)}"
+        )
+    return REPRODUCTIONS[name]
+
+
+def shipped_scale(name: str) -> list[str]:
+    """How the shipped configuration of an experiment differs from the paper, in words."""
+    scale: list[str] = shipped(name)["scale"]
+    return scale
+
+
+def reproduce(
+    name: str,
+    to: Path,
+    *,
+    file: Path | None = None,
+    shared: Path | None = None,
+    words: Sequence[str] = (),
+    quiet: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Run an experiment of the paper and write its results.
+
+    Args:
+        name: ``table1``, ``fig7`` and so on.
+        to: folder of the results; trainings that are finished there are kept and used.
+        file: YAML with entries to change.
+        shared: folder of stores from genuine samples, in place of the shipped subsets.
+        words: dotted ``key=value`` changes.
+        quiet: without progress bars.
+        force: replace results that are there.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        LaMMError: the request is wrong, or data can't be used.
+        InterruptedRunError: a signal stopped a training; the same command goes on with it.
+    """
+    one = reproduction(name)
+    asked = read_settings(name, one.kind, file=file, shared=shared, words=words)
+    if to.exists() and not to.is_dir():
+        raise ConfigError(f"--to {to}: found a file, expected a folder or nothing.")
+    if (to / RESULTS).exists() and not force:
+        raise ConfigError(
+            f"--to {to}: {RESULTS} exists. Add --force to write it anew; finished trainings in "
+            "the folder are kept, and only what is missing is run."
+        )
+    begun = time.perf_counter()
+    outcome = one.run(asked.settings, Runner(to / "runs", quiet=quiet))
+    seconds = time.perf_counter() - begun
+    return write_outcome(to, name, one.title, asked, paper_values(name), outcome, seconds)
