@@ -25,12 +25,15 @@ def models(
 ) -> None:
     """List the presets, or describe one of them, or a checkpoint."""
     from lamm.models.presets import PRESETS
+    from lamm.shipped import shipped_models
 
     if name is None:
         _list(as_json)
         return
     if name in PRESETS:
         card = _preset_card(name)
+        if name in shipped_models():
+            card["pre_trained"] = _checkpoint_card(shipped_models()[name])
     elif Path(name).expanduser().exists():
         card = _checkpoint_card(Path(name).expanduser())
     else:
@@ -137,4 +140,8 @@ def _lines(card: dict[str, Any]) -> list[str]:
     encoder = card["config"]["encoder"]
     width = max(map(len, encoder))
     lines.extend(f"    {key:<{width}}  {value}" for key, value in encoder.items())
+    if "pre_trained" in card:
+        lines += ["pre-trained, in the package:"]
+        lines += [f"  {line}" for line in _lines(card["pre_trained"])[1:]]
+        lines += [f"    card        {Path(card['pre_trained']['weights']).with_name('card.md')}"]
     return lines

@@ -42,6 +42,7 @@ from lamm.evaluate.rigidity import (
     fit_rigidity,
 )
 from lamm.files import replaced_file
+from lamm.shipped import checkpoint_path
 from lamm.structure import Structure
 from lamm.typing import PathLike
 
@@ -189,7 +190,7 @@ _EXACT = ("reference_energies", "energy_scale", "force_scale", "energy_shift")
 
 def uncertainty_path(checkpoint: PathLike) -> Path:
     """Where a checkpoint's uncertainty lies: in its folder, or beside its file."""
-    path = Path(checkpoint).expanduser()
+    path = checkpoint_path(checkpoint)
     if path.is_dir():
         return path / FILE_NAME
     return path.with_name(f"{path.name.removesuffix('.safetensors')}.{FILE_NAME}")

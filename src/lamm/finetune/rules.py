@@ -76,8 +76,8 @@ def batch_size(num_train: int, mean_atoms: float) -> int:
 def learning_rate(channels: int, conservative: bool, from_scratch: bool) -> float:
     """Peak rate at 96 channels, and less by the root of the width for wider models.
 
-    With the gradient's norm held at `CLIP_NORM`, a conservative model bears three times the rate, and
-    twice the rate where it has learnt something before.
+    With the gradient's norm held at `CLIP_NORM`, a conservative model bears three times the rate,
+    and twice the rate where it has learnt something before.
     """
     peak = (3e-3 if from_scratch else 2e-3) if conservative else 1e-3
     return min(peak, round(peak * math.sqrt(96 / channels), 6))

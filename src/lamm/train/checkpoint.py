@@ -24,6 +24,7 @@ from lamm.errors import CheckpointError, nearest_names
 from lamm.files import point_link, replaced_folder, write_json
 from lamm.models.lora import PREFIX, plain_state, unmerged_state
 from lamm.models.potential import Potential
+from lamm.shipped import checkpoint_path, shipped_models
 from lamm.train.ema import AveragedWeights
 from lamm.typing import JSONDict, PathLike
 
@@ -281,20 +282,22 @@ def load_weights(
 
 
 def weights_file(path: Path, averaged: bool = True) -> Path:
-    """The weights that a run folder, a saved step or a file means.
+    """The weights that a shipped model's name, a run folder, a saved step or a file means.
 
     Args:
-        path: a ``.safetensors`` file, a saved step, or a run folder (its ``best`` step, else its
-            ``last``).
+        path: a ``.safetensors`` file, a saved step, a run folder (its ``best`` step, else its
+            ``last``), or the name of a model that the package ships.
         averaged: prefer the averaged weights where there are any.
 
     Raises:
         CheckpointError: there is nothing to load.
     """
+    path = checkpoint_path(path)
     if path.is_file():
         return path
     if not path.exists():
         near = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
+        near += shipped_models() if len(path.parts) == 1 else []
         hint = nearest_names(path.name, near) if near else ""
         raise CheckpointError(f"{path}: no such run, checkpoint or file. {hint}".rstrip())
     for folder in (path, path / "best", path / "last"):
@@ -338,7 +341,8 @@ def load(
     """Load a trained potential, ready for prediction.
 
     Args:
-        name_or_path: a run folder, a saved step, or a ``.safetensors`` file.
+        name_or_path: a run folder, a saved step, a ``.safetensors`` file, or the name of a model
+            that the package ships (``lamm-xs``).
         device: where the weights go.
         averaged: take the averaged weights where there are any.
 

@@ -24,6 +24,7 @@ from lamm.evaluate.curves import METRICS
 from lamm.files import write_json, write_text
 from lamm.models.potential import Potential, build
 from lamm.runtime import tune_cpu
+from lamm.shipped import checkpoint_path
 from lamm.train.checkpoint import TrainState
 from lamm.train.distributed import World, join, leave
 from lamm.train.engine import train
@@ -75,9 +76,10 @@ def run_config_file(checkpoint: Path) -> Path | None:
     """The configuration of the run that a checkpoint belongs to; None where none is beside it.
 
     Args:
-        checkpoint: a run folder, a saved step, a link to one, or a file of weights.
+        checkpoint: a run folder, a saved step, a link to one, a file of weights, or the name of a
+            model that the package ships.
     """
-    path = checkpoint.expanduser().resolve()
+    path = checkpoint_path(checkpoint).resolve()
     found = (folder / CONFIG for folder in (path, *path.parents[:3]))
     return next((file for file in found if file.is_file()), None)
 
