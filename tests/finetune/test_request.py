@@ -72,10 +72,9 @@ def test_no_steps_give_the_predictions_of_the_base(base: Path, tmp_path: Path):
     first = list(predict(load(tmp_path / "one"), structures))
     second = list(predict(load(tmp_path / "two"), structures))
     for before, one, two in zip(original, first, second, strict=True):
-        assert one.energy == pytest.approx(before.energy, rel=0, abs=2e-6)
-        assert np.allclose(one.forces, before.forces, rtol=0, atol=2e-6)  # sums of 3 columns, of 1
-        assert two.energy == one.energy
-        assert np.array_equal(two.forces, one.forces)
+        assert one.energy == two.energy == before.energy
+        assert np.array_equal(one.forces, before.forces)
+        assert np.array_equal(two.forces, before.forces)
 
 
 def test_a_model_from_scratch_needs_no_checkpoint(tmp_path: Path):

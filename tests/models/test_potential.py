@@ -261,6 +261,28 @@ def test_fine_tuning_can_start_from_a_head(name):
         model.with_subsets(["mine"], heads={"mine": "tow"})
 
 
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("name", ["lamm-xs", "lamm-xs-eq"])
+def test_an_output_is_the_same_to_the_last_bit_beside_any_number_of_others(name, forces):
+    """In float32 and at the widths of use, where a product's columns differ with their number."""
+    config = PRESETS[name].model_copy(update={"forces": forces})
+    model = build(config, [str(number) for number in range(7)], seed=1).eval()
+    batch = batch_of(AWKWARD, model)
+
+    def said(potential, column):
+        chosen = torch.full((len(AWKWARD),), column)
+        with torch.no_grad():
+            return potential(batch, subset_index=chosen)
+
+    expected = said(model, 4)
+    for number in (1, 2, 5):
+        names = [f"new {k}" for k in range(number)]
+        other = model.with_subsets(names, heads={names[-1]: "4"}, seed=2)
+        found = said(other, number - 1)
+        assert torch.equal(found.energy, expected.energy)
+        assert torch.equal(found.forces, expected.forces)
+
+
 def test_a_description_builds_the_same_architecture():
     for config in MODELS.values():
         model = build(config, ["a", "b"])

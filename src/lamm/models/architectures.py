@@ -51,9 +51,10 @@ class Architecture(NamedTuple):
 
     encoder: type[nn.Module]
     energy_head: type[nn.Module]
-    """Of the encoder's configuration and D; features, structure_index, B to (B, D)."""
+    """Of the encoder's configuration and D; features, structure_index, B to (B, D), or to (B, 1)
+    with the output wanted of each atom."""
     force_head: type[nn.Module]
-    """Of the same; features to (N, D, 3)."""
+    """Of the same; features to (N, D, 3), or likewise to (N, 1, 3)."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {

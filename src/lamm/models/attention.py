@@ -59,10 +59,15 @@ class Attention(nn.Module):
         result: Tensor = self.project(self._gather(alpha, hidden, edges, None))
         return result
 
-    def degree(self, x: Tensor, edges: EdgeFrames, degree: int) -> Tensor:
-        """The one degree of `forward`, (N, 2l + 1, outputs), at less cost."""
+    def degree(
+        self, x: Tensor, edges: EdgeFrames, degree: int, column: Tensor | None = None
+    ) -> Tensor:
+        """The one degree of `forward`, (N, 2l + 1, outputs), at less cost.
+
+        With `column` (N,), the output wanted of each atom, that one alone: (N, 2l + 1, 1).
+        """
         alpha, hidden = self._hidden(x, edges)
-        return self.project.degree(self._gather(alpha, hidden, edges, degree), degree)
+        return self.project.output(self._gather(alpha, hidden, edges, degree), degree, column)
 
     def _hidden(self, x: Tensor, edges: EdgeFrames) -> tuple[Tensor, Tensor]:
         """Attention weights (E, heads), and what is between the convolutions (E, ...)."""

@@ -115,9 +115,12 @@ class FeedForward(nn.Module):
         result: Tensor = self.linear_2(self._hidden(x, block))
         return result
 
-    def scalars(self, x: Tensor, block: int | None) -> Tensor:
-        """The l = 0 coefficients of `forward`, (N, outputs), at less cost."""
-        return self.linear_2.degree(self.hidden_scalars(x, block), 0)
+    def scalars(self, x: Tensor, block: int | None, column: Tensor | None = None) -> Tensor:
+        """The l = 0 coefficients of `forward`, (N, outputs), at less cost.
+
+        With `column` (N,), the output wanted of each atom, that one alone: (N, 1).
+        """
+        return self.linear_2.output(self.hidden_scalars(x, block), 0, column)
 
     def hidden_scalars(self, x: Tensor, block: int | None) -> Tensor:
         """What the linear layer that gives `scalars` is given: (N, hidden)."""

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from lamm.models.layers import (
     ScaledSiLU,
+    chosen_output,
     last_layer,
     safe_norm,
     segment_sum,
@@ -25,12 +26,14 @@ from lamm.models.layers import (
 from lamm.models.painn import Features, PaiNNConfig
 
 
-def _full_precision(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a linear layer in float32 or more, mixed precision or not."""
+def _full_precision(layer: nn.Linear, x: Tensor, column: Tensor | None) -> Tensor:
+    """Apply a linear layer, or one output of it, in float32 or more, mixed precision or not."""
     dtype = torch.promote_types(layer.weight.dtype, torch.float32)
-    bias = None if layer.bias is None else layer.bias.to(dtype)
+    x, weight, bias = x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype)
     with torch.autocast(x.device.type, enabled=False):
-        return functional.linear(x.to(dtype), layer.weight.to(dtype), bias)
+        if column is not None:
+            return chosen_output(x, weight, bias, column)
+        return functional.linear(x, weight, bias)
 
 
 class OutputRows(Protocol):
@@ -57,9 +60,18 @@ class EnergyHead(nn.Module):
         channels = config.channels
         self.net = two_layers(channels, channels // 2, num_outputs)
 
-    def forward(self, features: Features, structure_index: Tensor, num_structures: int) -> Tensor:
-        """Normalised energies (B, D), summed over each structure's atoms."""
-        atomic = _full_precision(last_layer(self.net), self.hidden(features))  # (N, D)
+    def forward(
+        self,
+        features: Features,
+        structure_index: Tensor,
+        num_structures: int,
+        column: Tensor | None = None,
+    ) -> Tensor:
+        """Normalised energies (B, D), summed over each structure's atoms.
+
+        With `column` (N,), the output wanted of each atom, that one alone: (B, 1).
+        """
+        atomic = _full_precision(last_layer(self.net), self.hidden(features), column)  # (N, D)
         return segment_sum(atomic, structure_index, num_structures)
 
     def hidden(self, features: Features) -> Tensor:
@@ -95,12 +107,23 @@ class GatedBlock(nn.Module):
 
     def forward(self, features: Features) -> Features:
         """Scalars (N, C) and vectors (N, 3, C) to `outputs` channels of each."""
-        scalars, vectors = features
-        lengths = safe_norm(self.length_mix(vectors))  # (N, C)
-        mixed = self.vector_mix(vectors)  # (N, 3, outputs)
-        out = self.net(torch.cat((scalars, lengths.to(scalars.dtype)), dim=1))
+        mixed = self.vector_mix(features.vectors)  # (N, 3, outputs)
+        out = self.net(self._invariants(features))
         scalars, gates = out.split(self.outputs, dim=1)
         return Features(self.activation(scalars), gates[:, None] * mixed)
+
+    def vector_of(self, features: Features, column: Tensor) -> Tensor:
+        """One of the vectors of `forward` for each atom, (N, 3, 1); `column` (N,) says which."""
+        mixed = chosen_output(features.vectors, self.vector_mix.weight, None, column)
+        hidden, last = self.net[:2](self._invariants(features)), last_layer(self.net)
+        gates = chosen_output(hidden, last.weight, last.bias, self.outputs + column)  # (N, 1)
+        return gates[:, None] * mixed
+
+    def _invariants(self, features: Features) -> Tensor:
+        """Scalars, and lengths of mixed vectors: (N, 2C)."""
+        scalars, vectors = features
+        lengths = safe_norm(self.length_mix(vectors))  # (N, C)
+        return torch.cat((scalars, lengths.to(scalars.dtype)), dim=1)
 
 
 class ForceHead(nn.Module):
@@ -113,12 +136,19 @@ class ForceHead(nn.Module):
         self.first = GatedBlock(channels, channels // 2)
         self.last = GatedBlock(channels // 2, num_outputs)
 
-    def forward(self, features: Features) -> Tensor:
-        """Normalised forces (N, D, 3)."""
+    def forward(self, features: Features, column: Tensor | None = None) -> Tensor:
+        """Normalised forces (N, D, 3).
+
+        With `column` (N,), the output wanted of each atom, that one alone: (N, 1, 3).
+        """
         scalars, vectors = self.first(features)
         dtype = self.last.vector_mix.weight.dtype
         with torch.autocast(scalars.device.type, enabled=False):
-            forces: Tensor = self.last(Features(scalars.to(dtype), vectors.to(dtype))).vectors
+            between = Features(scalars.to(dtype), vectors.to(dtype))
+            if column is None:
+                forces: Tensor = self.last(between).vectors
+            else:
+                forces = self.last.vector_of(between, column)
         return forces.to(torch.promote_types(dtype, torch.float32)).transpose(1, 2)
 
     def output_rows(self) -> list[tuple[Tensor, int, int]]:

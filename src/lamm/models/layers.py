@@ -38,6 +38,26 @@ def last_layer(net: nn.Sequential) -> nn.Linear:
     return layer
 
 
+def chosen_output(x: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor) -> Tensor:
+    """One output of a linear layer for each atom: (N, ..., C) to (N, ..., 1).
+
+    A matrix product sums each of its columns in an order that depends on how many there are. Here
+    an output is the same to the last bit, however many others the layer has.
+
+    Args:
+        x: inputs.
+        weight: (D, C) of the layer.
+        bias: (D,).
+        row: (N,) the output of each atom.
+    """
+    between = (1,) * (x.ndim - 2)
+    chosen = weight.index_select(0, row).unflatten(0, (-1, *between))  # (N, ..., C)
+    total: Tensor = (x * chosen).sum(dim=-1, keepdim=True)
+    if bias is not None:
+        total = total + bias.index_select(0, row).view(-1, *between, 1)
+    return total
+
+
 class GaussianBasis(nn.Module):
     r"""Gaussians of the distance under a polynomial that goes smoothly to zero at the cutoff.
 

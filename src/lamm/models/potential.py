@@ -105,7 +105,7 @@ class Potential(nn.Module):
         else:
             features = self._encode(batch, self._edge_vectors(batch))
             energy = self._energy(features, batch, subset_index)
-            forces = _pick(self.force_head(features), _per_atom(subset_index, batch))
+            forces = self.force_head(features, _per_atom(subset_index, batch))
             stress = None
         energy = energy + self._idle_gradient(energy)
 
@@ -148,8 +148,10 @@ class Potential(nn.Module):
 
     def _energy(self, features: AtomFeatures, batch: GraphBatch, column: Tensor | None) -> Tensor:
         """Normalised energies, (B, D) or (B, 1)."""
-        energy = self.energy_head(features, batch.structure_index, batch.num_structures)
-        return _pick(energy, column)
+        energy: Tensor = self.energy_head(
+            features, batch.structure_index, batch.num_structures, _per_atom(column, batch)
+        )
+        return energy
 
     def _with_gradient(
         self, batch: GraphBatch, column: Tensor | None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lamm.models.layers import refuse_second_derivative
+from lamm.models.layers import chosen_output, refuse_second_derivative
 from lamm.models.so3 import Layout, constant, grid_matrices
 
 NormName = Literal["layer_norm", "layer_norm_sh", "rms_norm_sh"]
@@ -40,6 +40,12 @@ class SO3Linear(nn.Module):
     def degree(self, x: Tensor, degree: int) -> Tensor:
         """Apply it to the coefficients of one degree, (N, 2l + 1, inputs)."""
         return functional.linear(x, self.weight[degree], None if degree else self.bias)
+
+    def output(self, x: Tensor, degree: int, column: Tensor | None) -> Tensor:
+        """`degree`, or one output of it for each atom: (N, ..., 1), `column` (N,) says which."""
+        if column is None:
+            return self.degree(x, degree)
+        return chosen_output(x, self.weight[degree], None if degree else self.bias, column)
 
     @property
     def range(self) -> range:

@@ -28,10 +28,18 @@ class SphericalEnergyHead(nn.Module):
         initialise(self, config.weight_init)
 
     def forward(
-        self, features: SphericalFeatures, structure_index: Tensor, num_structures: int
+        self,
+        features: SphericalFeatures,
+        structure_index: Tensor,
+        num_structures: int,
+        column: Tensor | None = None,
     ) -> Tensor:
-        """Normalised energies (B, D), summed over each structure's atoms in float32 or more."""
-        atomic = self.block.scalars(features.coefficients, features.edges.atom_block)  # (N, D)
+        """Normalised energies (B, D), summed over each structure's atoms in float32 or more.
+
+        With `column` (N,), the output wanted of each atom, that one alone: (B, 1).
+        """
+        block = features.edges.atom_block
+        atomic = self.block.scalars(features.coefficients, block, column)  # (N, D)
         return segment_sum(atomic, structure_index, num_structures) / self.average_atoms
 
     def hidden(self, features: SphericalFeatures) -> Tensor:
@@ -61,9 +69,12 @@ class SphericalForceHead(nn.Module):
         self.block = Attention(config, num_outputs, dropout=0.0)
         initialise(self, config.weight_init)
 
-    def forward(self, features: SphericalFeatures) -> Tensor:
-        """Normalised forces (N, D, 3), in float32 or more."""
-        forces = self.block.degree(features.coefficients, features.edges, 1)  # (N, 3, D)
+    def forward(self, features: SphericalFeatures, column: Tensor | None = None) -> Tensor:
+        """Normalised forces (N, D, 3), in float32 or more.
+
+        With `column` (N,), the output wanted of each atom, that one alone: (N, 1, 3).
+        """
+        forces = self.block.degree(features.coefficients, features.edges, 1, column)  # (N, 3, D)
         return forces.to(torch.promote_types(forces.dtype, torch.float32)).transpose(1, 2)
 
     def output_rows(self) -> list[tuple[Tensor, int, int]]:
