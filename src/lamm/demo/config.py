@@ -28,6 +28,15 @@ class StageConfig(Frozen):
     balance: BalanceConfig = BalanceConfig()
     train: TrainConfig
 
+    def parts(self) -> dict[str, Any]:
+        """These entries of a run's configuration."""
+        return {
+            "loss": self.loss,
+            "optim": self.optim,
+            "balance": self.balance,
+            "train": self.train,
+        }
+
 
 class DenoisingStageConfig(StageConfig):
     """The comparison of Fig. 7: noise that is centred, and noise that isn't."""
@@ -45,6 +54,16 @@ class DownstreamConfig(Frozen):
     val_fraction: float = 0.1
     test_fraction: float = 0.2
 
+    @property
+    def data(self) -> DataConfig:
+        """It as a joint data set of one subset."""
+        return DataConfig(
+            subsets={self.name: self.subset},
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            max_train_structures=self.train_structures,
+        )
+
 
 class DemoConfig(Frozen):
     """The whole demonstration."""
@@ -60,17 +79,7 @@ class DemoConfig(Frozen):
     def pretraining(self, to: Path) -> RunConfig:
         """The pre-training run."""
         return RunConfig(
-            to=to, seed=self.seed, data=self.data, model=self.model, **_parts(self.pretrain)
-        )
-
-    @property
-    def downstream_data(self) -> DataConfig:
-        """The downstream set as a joint data set of one subset."""
-        return DataConfig(
-            subsets={self.downstream.name: self.downstream.subset},
-            val_fraction=self.downstream.val_fraction,
-            test_fraction=self.downstream.test_fraction,
-            max_train_structures=self.downstream.train_structures,
+            to=to, seed=self.seed, data=self.data, model=self.model, **self.pretrain.parts()
         )
 
     def scratch(self, to: Path) -> RunConfig:
@@ -78,9 +87,9 @@ class DemoConfig(Frozen):
         return RunConfig(
             to=to,
             seed=self.seed,
-            data=self.downstream_data,
+            data=self.downstream.data,
             model=self.model,
-            **_parts(self.finetune),
+            **self.finetune.parts(),
         )
 
     def finetuning(self, to: Path, base: Path) -> FinetuneConfig:
@@ -88,9 +97,9 @@ class DemoConfig(Frozen):
         return FinetuneConfig(
             to=to,
             seed=self.seed,
-            data=self.downstream_data,
+            data=self.downstream.data,
             base=base,
-            **_parts(self.finetune),
+            **self.finetune.parts(),
         )
 
     def denoising_run(
@@ -102,17 +111,8 @@ class DemoConfig(Frozen):
         )
         data = self.data.model_copy(update={"subsets": {name: changed}})
         return RunConfig(
-            to=to, seed=self.seed, data=data, model=self.denoising.model, **_parts(self.denoising)
+            to=to, seed=self.seed, data=data, model=self.denoising.model, **self.denoising.parts()
         )
-
-
-def _parts(stage: StageConfig) -> dict[str, Any]:
-    return {
-        "loss": stage.loss,
-        "optim": stage.optim,
-        "balance": stage.balance,
-        "train": stage.train,
-    }
 
 
 def read_demo_config(changes: Path | None = None, model: str | None = None) -> DemoConfig:

@@ -18,7 +18,13 @@ from lamm.data.joint import JointDataset
 from lamm.data.sampling import temperature_sizes
 from lamm.demo.config import DemoConfig
 from lamm.errors import ConfigError
-from lamm.evaluate.curves import Series, read_metrics, steps_to_threshold, validation_series
+from lamm.evaluate.curves import (
+    Series,
+    ratio,
+    read_metrics,
+    steps_to_threshold,
+    validation_series,
+)
 from lamm.files import write_json
 from lamm.finetune import finetune
 from lamm.structure import Structure
@@ -120,17 +126,13 @@ def compare_downstream(
             },
         }
     result["speedup"] = {
-        kind: _ratio(
+        kind: ratio(
             result["scratch"]["steps_to_threshold"][kind],
             result["pretrained"]["steps_to_threshold"][kind],
         )
         for kind in ("energy", "forces")
     }
     return result
-
-
-def _ratio(slow: float | None, fast: float | None) -> float | None:
-    return slow / fast if slow is not None and fast else None
 
 
 def compare_denoising(baseline_dir: Path, centred_dir: Path, name: str) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def compare_denoising(baseline_dir: Path, centred_dir: Path, name: str) -> dict[
             "centred_ang": best(centred),
             "baseline_steps": slow,
             "centred_steps_to_baseline": steps,
-            "speedup": _ratio(slow, steps),
+            "speedup": ratio(slow, steps),
         }
     return result
 
@@ -222,7 +224,7 @@ def run_demo(config: DemoConfig, to: Path, *, quiet: bool = False) -> dict[str, 
     if to.exists() and any(to.iterdir()):
         raise ConfigError(f"{to}: not empty. Choose another folder, or replace it by --force.")
     joint = JointDataset(config.data, config.seed)
-    downstream = JointDataset(config.downstream_data, config.seed)
+    downstream = JointDataset(config.downstream.data, config.seed)
     folders = {name: to / name for name in FOLDERS}
     scratch = config.scratch(folders["scratch"])
 

@@ -200,3 +200,17 @@ def steps_to_threshold(steps: ArrayLike, values: ArrayLike, threshold: float) ->
         return float(x[first])
     share = (y[above] - threshold) / (y[above] - y[first])
     return float(x[above] + share * (x[first] - x[above]))
+
+
+def mean_curve(curves: Sequence[Series]) -> Series:
+    """The mean of curves over the steps that all of them have, such as those of several seeds."""
+    steps = curves[0].steps
+    for curve in curves[1:]:
+        steps = np.intersect1d(steps, curve.steps)
+    values = [curve.values[np.searchsorted(curve.steps, steps)] for curve in curves]
+    return Series(steps, np.mean(values, axis=0))
+
+
+def ratio(ours: float | None, other: float | None) -> float | None:
+    """One number over another; None where one is missing or the other is zero."""
+    return ours / other if ours is not None and other else None

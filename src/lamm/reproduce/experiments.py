@@ -10,6 +10,9 @@ from typing import Any
 
 from lamm.errors import ConfigError, nearest_names
 from lamm.reproduce.datasets import compare_elements, compare_sizes, compare_subsets
+from lamm.reproduce.denoising_study import DenoisingStudy, compare_objectives
+from lamm.reproduce.finetuning_results import compare_pretraining
+from lamm.reproduce.finetuning_study import FinetuningStudy
 from lamm.reproduce.models import ModelsExperiment, compare_models
 from lamm.reproduce.outcome import RESULTS, Outcome, write_outcome
 from lamm.reproduce.runs import Runner
@@ -51,6 +54,18 @@ REPRODUCTIONS = {
         "Fig. 6: step times with load balancing",
         StepTimesExperiment,
         lambda s, _: compare_step_times(s),
+    ),
+    "fig7": Reproduction(
+        "Fig. 7: denoising, baseline and centred", DenoisingStudy, compare_objectives, trains=True
+    ),
+    "table3": Reproduction(
+        "Table 3: fine-tuning with and without pre-training",
+        FinetuningStudy,
+        compare_pretraining,
+        trains=True,
+    ),
+    "fig9": Reproduction(
+        "Fig. 9: learning curves of fine-tuning", FinetuningStudy, compare_pretraining, trains=True
     ),
 }
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lamm.data.overview import joint_overview
+from lamm.evaluate.curves import ratio
 from lamm.models.counting import parameter_counts
 from lamm.models.presets import PRESETS
-from lamm.reproduce.outcome import Outcome, Table, ratio
+from lamm.reproduce.outcome import Outcome, Table
 from lamm.reproduce.settings import DataExperiment, paper_values
 
 NUM_SUBSETS = 10

@@ -115,8 +115,3 @@ def write_outcome(
     write_text(to / PAGE, "\n\n".join(parts).rstrip() + "\n")
     page.write(to / HTML)
     return results
-
-
-def ratio(ours: float | None, other: float | None) -> float | None:
-    """One number over another; None where one is missing or the other is zero."""
-    return ours / other if ours is not None and other else None

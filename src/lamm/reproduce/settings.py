@@ -19,7 +19,11 @@ from lamm.schema import Frozen, load_yaml, parse
 FOLDER = "configs/reproduce"
 SHARED, PAPER = "shared", "paper"
 """Shipped files that are no experiment."""
-NAMED = ("arms", "objectives")
+EXTENDS = "extends"
+"""Entry of a shipped file: another one, into which this one is merged."""
+REPLACED = ("data", "downstream", "scale")
+"""Entries of a user's file that stand in place of the shipped ones; the others are merged."""
+NAMED = ("arms", "models", "objectives")
 """Entries that hold what is compared by name; ``null`` in place of one leaves it out."""
 
 
@@ -69,6 +73,9 @@ def shipped(name: str) -> dict[str, Any]:
     """A shipped file of this folder as a mapping."""
     text = (files("lamm") / FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     mapping: dict[str, Any] = yaml.safe_load(text)
+    if EXTENDS in mapping:
+        base = shipped(mapping.pop(EXTENDS))
+        mapping = merged(base, mapping)
     return mapping
 
 
@@ -106,8 +113,11 @@ def read_settings(
         mapping = _with_shared(name, mapping, shared)
         changes.append(f"data: genuine samples in {shared}")
     if file is not None:
-        for key, value in load_yaml(file).items():
-            replaced = key in ("data", "downstream", "scale") or not isinstance(value, dict)
+        entries = load_yaml(file)
+        if "data" in entries and "stands_in_for" in mapping:
+            mapping["stands_in_for"] = {}  # of other subsets
+        for key, value in entries.items():
+            replaced = key in REPLACED or not isinstance(value, dict)
             mapping[key] = value if replaced else merged(mapping.get(key), value)
         changes.append(f"entries of {file.name}")
     if words:
