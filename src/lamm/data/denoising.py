@@ -5,6 +5,7 @@ structure's id. So any number of workers, ranks and resumed runs sees the same n
 """
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float, Float64, Int
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from lamm.data.elastic import elastic_labels
 from lamm.keyed import key_of
 from lamm.schema import Frozen
 from lamm.structure import Structure
@@ -25,6 +27,15 @@ class DenoisingConfig(Frozen):
     centred: bool = True
     """Whether each structure's mean displacement is removed (Fig. 3b); false is the baseline of
     Fig. 3(a)."""
+    labels: Literal["displacement", "elastic"] = "displacement"
+    """``displacement``: the way back, in Å, in place of forces (Sec. 3.3). ``elastic``: energy and
+    forces of an elastic network that is at rest in the structure as it is
+    (`lamm.data.elastic`)."""
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the labels are energies and forces, in eV and Å."""
+        return self.labels == "elastic"
 
 
 def center_noise(
@@ -85,7 +96,8 @@ def denoising_structure(
     """The structure with noise on its positions and the way back as its forces.
 
     The label is the negative of the displacement, in Å, and takes the place of forces in the loss
-    (Sec. 3.3). Labels of the structure itself are left out; all atoms move, so none is fixed.
+    (Sec. 3.3); or energy and forces of an elastic network. Labels of the structure itself are left
+    out; all atoms move, so none is fixed.
 
     Args:
         structure: where the noise is put on.
@@ -101,11 +113,14 @@ def denoising_structure(
     if config.centred:
         one_structure = torch.zeros(structure.num_atoms, dtype=torch.int64)
         noise = center_noise(torch.from_numpy(noise), one_structure, 1).numpy()
+    energy, forces = None, -noise
+    if config.is_elastic:
+        energy, forces = elastic_labels(structure, noise)
     return replace(
         structure,
         positions=structure.positions.astype(np.float64) + noise,
-        energy=None,
-        forces=-noise,
+        energy=energy,
+        forces=forces,
         stress=None,
         fixed=None,
     )

@@ -31,7 +31,7 @@ from lamm.balance.columns import (
 from lamm.balance.cost import COST_UNIT, structure_cost
 from lamm.balance.plan import PlanIndex
 from lamm.data.denoising import DenoisingConfig, denoising_structure
-from lamm.data.references import Normalisation, fit_normalisation
+from lamm.data.references import NUM_ELEMENTS, ForceScale, Normalisation, fit_normalisation
 from lamm.data.sampling import SamplingConfig
 from lamm.data.splits import SPLIT_CODES, assign_splits
 from lamm.data.store import Store
@@ -43,6 +43,8 @@ _AT_ONCE = 2**20
 """Structures whose costs are computed at once."""
 FIXED_NOISE = 2**31 - 1
 """The "epoch" from which validation noise is drawn, so that it never changes."""
+_ELASTIC_SAMPLE = 64
+"""Structures whose elastic energies and forces set their scales."""
 MINI = "mini:"
 """Prefix of the stores that the package ships, as in ``mini:molecules_pbe0``."""
 
@@ -115,7 +117,7 @@ class Subset:
         self.has_energy = compact_mask(index.has_energy & (wanted is None or "energy" in wanted))
         self.has_forces = compact_mask(index.has_forces & (wanted is None or "forces" in wanted))
         if self.denoising is not None:
-            self.has_energy = constant(False, len(self.store))
+            self.has_energy = constant(self.denoising.is_elastic, len(self.store))
             self.has_forces = constant(True, len(self.store))
         elif not (self.has_energy | self.has_forces).any():
             raise ConfigError(
@@ -181,8 +183,26 @@ class Subset:
         normalisation = self.store.normalisation()
         if self.denoising is None:
             return normalisation
+        if self.denoising.is_elastic:
+            return self._elastic_normalisation()
         return normalisation._replace(
             energy_scale=1.0, force_scale=self.denoising.std, has_forces=True
+        )
+
+    def _elastic_normalisation(self) -> Normalisation:
+        """No reference energies, and scales of a sample: displaced, whatever the run's seed."""
+        rows = self.rows("train")
+        chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _ELASTIC_SAMPLE)).astype(int)]
+        sample = [self.structure(int(row), 0, 0) for row in chosen]
+        energies = np.array([one.energy for one in sample], dtype=np.float64)
+        forces = ForceScale()
+        for one in sample:
+            assert one.forces is not None
+            forces.add(one.forces)
+        known = self.store.normalisation().known
+        scale = float(np.sqrt(np.square(energies).mean()))
+        return Normalisation(
+            np.zeros(NUM_ELEMENTS), known, scale or 1.0, forces.solve() or 1.0, has_forces=True
         )
 
 
@@ -212,8 +232,13 @@ class JointDataset:
 
     @property
     def is_denoising(self) -> NDArray[np.bool_]:
-        """(D,) whether the subset carries the denoising task."""
-        return np.array([subset.denoising is not None for subset in self.subsets])
+        """(D,) whether the subset's labels are displacements, in Å, in place of forces."""
+        return np.array(
+            [
+                subset.denoising is not None and not subset.denoising.is_elastic
+                for subset in self.subsets
+            ]
+        )
 
     def _column(self, name: str) -> Joined:
         return Joined([getattr(subset.store.index, name) for subset in self.subsets])
