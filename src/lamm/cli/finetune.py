@@ -71,25 +71,41 @@ def finetune(
     from lamm.config import read_finetune_config
     from lamm.finetune import Request
     from lamm.finetune import finetune as run
-    from lamm.finetune.request import config_for, parse_time, resumed_config
+    from lamm.finetune.request import config_on_every_rank, parse_time
+    from lamm.finetune.run import resumed_config
 
     start_logging(quiet=as_json)
     words = list(overrides or [])
     if config is not None and "=" in str(config):  # with options there is no configuration file
         words.insert(0, str(config))
         config = None
-    options = (base, preset, data, val, test, head, lora, replay, unlabelled, max_time)
+    options = {
+        "--from": base,
+        "--from-scratch": preset,
+        "--data": data,
+        "--val": val,
+        "--test": test,
+        "--head": head,
+        "--frozen-encoder": frozen or None,
+        "--lora": lora,
+        "--layer-decay": None if layer_decay == 1 else layer_decay,
+        "--replay": replay,
+        "--unlabelled": unlabelled,
+        "--max-time": max_time,
+        "--accept-data": accept_data or None,
+    }
+    given = [name for name, value in options.items() if value is not None]
     if config is not None:
-        if any(one is not None for one in options) or frozen or accept_data or layer_decay != 1:
+        if given:
             raise ConfigError(
                 "both a configuration and options such as --from/--data are given. Leave one out; "
                 "single entries of a configuration are changed by KEY=VALUE."
             )
         settings = read_finetune_config(config, [*words, *([f"to={to}"] if to else [])])
     elif resume and to is not None:
-        if words:
+        if given or words:
             raise ConfigError(
-                f"a run that goes on keeps its settings; leave out {' '.join(words)}."
+                f"a run that goes on keeps its settings; leave out {' '.join([*given, *words])}."
             )
         settings = resumed_config(to)
     else:
@@ -98,7 +114,7 @@ def finetune(
                 "nothing to fine-tune. Name a configuration file, or --from CHECKPOINT (or "
                 "--from-scratch PRESET), --data FILE-or-STORE and --to DIR."
             )
-        settings = config_for(
+        settings = config_on_every_rank(
             Request(
                 data=data,
                 to=to,

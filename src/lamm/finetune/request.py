@@ -6,23 +6,23 @@ import logging
 import re
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lamm.config import BEST, RESET, FinetuneConfig, override
 from lamm.data.splits import TRAIN
 from lamm.data.store import Store
-from lamm.errors import ConfigError
+from lamm.errors import ConfigError, LaMMError
 from lamm.finetune.data import check_data, prepare_data
 from lamm.finetune.further import UNLABELLED, Request, further_subsets, unlabelled_subset
 from lamm.finetune.rules import MAX_VAL, choose_recipe
+from lamm.finetune.run import resumed_config
 from lamm.models.presets import ModelConfig, resolve_model
 from lamm.schema import parse
 from lamm.train.checkpoint import load, weights_file
-from lamm.train.run import CONFIG
+from lamm.train.distributed import join, leave
+from lamm.train.run import CONFIG, restarted_here
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,32 @@ def config_for(request: Request) -> FinetuneConfig:
         if request.unlabelled is not None and request.unlabelled.is_file():
             shutil.rmtree(request.to / UNLABELLED, ignore_errors=True)
         raise
+
+
+def config_on_every_rank(request: Request) -> FinetuneConfig:
+    """`config_for` on rank 0, which prepares the data; the other ranks wait for what it gives.
+
+    Processes that `torchrun` has started again take the configuration that the run began with.
+
+    Raises:
+        LaMMError: as `config_for`, on every rank.
+    """
+    if restarted_here(request.to):
+        return resumed_config(request.to)
+    said = override({}, request.words).get("train", {})
+    world = join(str(said.get("device", "auto")) if isinstance(said, dict) else "auto")
+    found: FinetuneConfig | LaMMError | None = None
+    if world.is_main:
+        try:
+            found = config_for(request)
+        except LaMMError as error:
+            found = error
+    found = world.gather(found)[0]
+    assert found is not None
+    if isinstance(found, LaMMError):
+        leave(world)
+        raise found
+    return found
 
 
 def _with_further(
@@ -220,15 +246,3 @@ def _mapping(
         "balance": {"batch_size": recipe.batch_size},
         "train": length,
     }
-
-
-def resumed_config(to: Path) -> FinetuneConfig:
-    """The configuration that a run folder was begun with.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    path = to / CONFIG
-    if not path.is_file():
-        raise ConfigError(f"{to}: no run to resume. Start without --resume.")
-    return parse(FinetuneConfig, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))

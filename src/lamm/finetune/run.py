@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lamm.config import BEST, RESET, FinetuneConfig
 from lamm.data.joint import JointDataset, Subset, refit_normalisation
@@ -14,9 +17,10 @@ from lamm.finetune.card import write_card
 from lamm.finetune.ranking import HeadFit, rank_heads, ranking_table, rows_to_rank, take_over
 from lamm.models.lora import adapt, num_trained
 from lamm.models.potential import ModelConfig, Potential, build
+from lamm.schema import parse
 from lamm.train.checkpoint import TrainState, load
 from lamm.train.distributed import join, leave
-from lamm.train.run import run_training, set_normalisation, set_one
+from lamm.train.run import CONFIG, restarted_here, run_training, set_normalisation, set_one
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +148,26 @@ def with_less_time(config: FinetuneConfig, seconds: float) -> FinetuneConfig:
     return config.model_copy(update={"train": train})
 
 
+def with_time_of(config: FinetuneConfig, before: FinetuneConfig) -> FinetuneConfig:
+    """The configuration with the time limit that the run began with, if it has one."""
+    if config.train.max_seconds is None:
+        return config
+    train = config.train.model_copy(update={"max_seconds": before.train.max_seconds})
+    return config.model_copy(update={"train": train})
+
+
+def resumed_config(to: Path) -> FinetuneConfig:
+    """The configuration that a run folder was begun with.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = to / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{to}: no run to resume. Start without --resume.")
+    return parse(FinetuneConfig, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+
+
 def finetune(config: FinetuneConfig, *, resume: bool = False, quiet: bool = False) -> TrainState:
     """Fine-tune a checkpoint, or train from scratch, on the data of a configuration.
 
@@ -156,6 +180,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, quiet: bool = Fals
         InterruptedRunError: a signal stopped the run; a checkpoint was saved.
     """
     world = join(config.train.device)
+    if not world.is_main:
+        logging.getLogger(__package__).setLevel(logging.WARNING)
     try:
         base = None if config.base is None else load(config.base)
         if base is not None and config.model is not None:
@@ -164,8 +190,11 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, quiet: bool = Fals
         begin = time.monotonic()
         joint = JointDataset(config.data, config.seed)
         model, rankings = starting_model(config, base, joint)
-        if not resume:
-            config = with_less_time(config, time.monotonic() - begin)
+        if not resume and restarted_here(config.to):
+            config = with_time_of(config, resumed_config(config.to))
+        elif not resume:  # less by the time of the slowest rank
+            used = world.largest(round(1000 * (time.monotonic() - begin))) / 1000
+            config = with_less_time(config, used)
         if config.encoder == "frozen":
             model.encoder.requires_grad_(False)
         parameters = model.num_parameters

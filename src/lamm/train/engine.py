@@ -98,7 +98,8 @@ def train(
             bar.update(state.step)
 
             if config.max_seconds and state.step % config.log_every == 0:
-                pace.estimate(state.step, world.largest(round(1000 * pace.seconds())) / 1000)
+                pace.estimate(state.step, pace.seconds())
+                pace.agree(world.largest(pace.num_steps))
                 bar.expect(pace.num_steps)
             last = state.step >= pace.num_steps
             reports = state.step % config.log_every == 0 or last

@@ -14,7 +14,7 @@ class Pace:
     """The length of a run; under a time limit it is estimated anew whenever ranks report.
 
     Learning rate and validations follow `num_steps`, so a cosine ends when the time does. Between
-    reports the estimate doesn't change and all ranks have the same.
+    reports the estimate doesn't change, and all ranks take the largest of theirs (`agree`).
     """
 
     def __init__(
@@ -34,6 +34,9 @@ class Pace:
         self._validate_every = config.validate_every
         self._begin, self._begin_step, self._before = time.perf_counter(), step, seconds
         self._last_validation, self._reserve = step, 0.0
+        if self.limit is not None and step:  # at the pace of before, until it is known anew
+            left = max(self.limit - seconds, 0.0)
+            self.num_steps = min(step + int(left * step / max(seconds, 1e-9)), self.most)
 
     @property
     def validate_every(self) -> int:
@@ -60,7 +63,7 @@ class Pace:
 
         Args:
             step: steps done.
-            seconds: as `seconds` says, the same on all ranks.
+            seconds: as `seconds` says.
         """
         done = step - self._begin_step
         if self.limit is None or not done:
@@ -68,3 +71,7 @@ class Pace:
         per_step = max(seconds - self._before, 1e-9) / done
         left = max(self.limit - seconds - self._reserve, 0.0)
         self.num_steps = min(step + int(left / per_step), self.most)
+
+    def agree(self, num_steps: int) -> None:
+        """Take the number of steps that all ranks take."""
+        self.num_steps = num_steps
