@@ -146,6 +146,29 @@ def test_an_arm_is_compared_with_scratch_and_finished_runs_are_kept(
     assert again["downstream"] == results["downstream"]
 
 
+def test_atoms_are_mapped_before_and_after_pre_training(stores: dict[str, str], tmp_path: Path):
+    subsets = {"both": {"store": stores["both"]}, "downstream": {"store": stores["downstream"]}}
+    file = written(
+        tmp_path / "fig8.yaml",
+        {
+            "data": {"subsets": subsets, "val_fraction": 0.2},
+            "model": MODEL,
+            "pretrain": STAGE,
+            "atoms": 30,
+        },
+    )
+    to = tmp_path / "fig8"
+    results = reproduce("fig8", to, file=file, quiet=True)
+    assert (results["atoms"], results["channels"]) == (60, 8)
+    assert set(results["measures"]) == {"pretrained", "untrained"}
+    assert results["measures"]["pretrained"] != results["measures"]["untrained"]
+    assert (to / "fig8_pca.png").exists()
+    words = [f"checkpoint={to / 'runs' / 'pretrain'}"]
+    again = reproduce("fig8", tmp_path / "again", file=file, words=words, quiet=True)
+    assert again["measures"] == results["measures"]
+    assert not (tmp_path / "again" / "runs").exists()
+
+
 def test_shares_and_kinds_of_pre_training(finetuning_file: Path):
     kind = REPRODUCTIONS["table3"].kind
     arms = "arms={scratch: {}, none: {pretrain: all, share: 0}, half: {pretrain: all, share: 0.5},"
@@ -196,6 +219,12 @@ def test_a_stopped_run_goes_on_and_one_of_other_settings_is_refused(tmp_path: Pa
     runner.run([training])
     assert seen == [True]
 
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if "max_skipped" not in line]  # as an earlier version wrote it
+    assert len(kept) < len(lines)
+    (folder / "config.yaml").write_text("".join(kept))
+    runner.run([training])
+
     other = Training("one", lambda to: config.model_copy(update={"to": to, "seed": 5}))
     with pytest.raises(ConfigError, match="seed was 0, asked for is 5"):
         runner.run([other])
@@ -231,7 +260,7 @@ def test_a_wrong_finetuning_study_is_refused(finetuning_file: Path, word: str, e
 def test_seeds_that_never_meet_a_threshold_are_said():
     found = spread([2.0, None, 4.0])
     assert (found["mean"], found["min"], found["max"], found["missing"]) == (3, 2, 4, 1)
-    assert spread_text(found, "×") == "3.00× (2.00 to 4.00), 1 of 3 never"
+    assert spread_text(found, "×") == "3.00× (2.00–4.00), 1 of 3 never"
     assert spread_text(spread([None])) == "never"
     assert spread_text(spread([150.4])) == "150"
 

@@ -24,7 +24,6 @@ from lamm.cli.structures import (
 from lamm.errors import ConfigError, nearest_names
 
 if TYPE_CHECKING:
-    from lamm.data.joint import Subset
     from lamm.evaluate.features import AtomSource
     from lamm.models.potential import Potential
 
@@ -214,23 +213,13 @@ def _configured(path: Path, everything: bool) -> tuple[list[AtomSource], tuple[s
     from lamm.cli.figures import read_data_config
     from lamm.data.joint import JointDataset
     from lamm.evaluate.dataset_figures import RELAXED_TASKS
+    from lamm.evaluate.features import source_of_rows
 
     joint = JointDataset(read_data_config(path))
     subsets = joint.subsets
     others = [one for one in subsets if one.store.card.task not in RELAXED_TASKS]
     shown = subsets if everything or not others else others
-    return [_subset_source(one) for one in shown], joint.names
-
-
-def _subset_source(subset: Subset) -> AtomSource:
-    """All splits of a subset, without the noise of the denoising task."""
-    from lamm.evaluate.features import AtomSource
-
-    rows = np.sort(np.concatenate([subset.rows(split) for split in ("train", "val", "test")]))
-    store = subset.store
-    return AtomSource(
-        subset.name, store.index.num_atoms[rows], lambda number: store[int(rows[number])]
-    )
+    return [source_of_rows(one.name, one.store, one.all_rows()) for one in shown], joint.names
 
 
 def _store_or_file(text: str, name: str | None) -> AtomSource:

@@ -139,6 +139,10 @@ class Subset:
                 "is left for training.\n  Check its splits, `val_fraction` and `max_atoms`."
             )
 
+    def all_rows(self) -> NDArray[np.int64]:
+        """(n,) rows of the store that are in any split, ascending."""
+        return np.sort(np.concatenate([self.rows(split) for split in SPLIT_CODES]))
+
     def rows(self, split: str) -> NDArray[np.int64]:
         """Rows of the store that belong to 'train', 'val' or 'test', ascending.
 

@@ -112,7 +112,7 @@ def write_embedding(
         about = f"{len(atoms):,} atoms of {len(atoms.subsets)} subsets."
         write_chemiscope_page(folder / PAGE, atoms, projections, title, about)
     rows = map_rows(atoms, projections)
-    axes = {"umap": ("UMAP 1", "UMAP 2"), "pca": _pca_axes(numbers)}
+    axes = axis_names(numbers)
     for name, points in projections.items():
         figure = feature_map(points, atoms, axes[name], colours=colours, elements=elements)
         save_figure(figure, folder / f"fig8_{name}", rows)
@@ -154,9 +154,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _pca_axes(numbers: Mapping[str, Any]) -> tuple[str, str]:
+def axis_names(numbers: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Names of the axes of each projection, from `measures`; those of PCA say their variance."""
     share = [*numbers["pca_variance_share"], 0.0]
-    return (
-        f"PCA 1 ({100 * share[0]:.0f}% of the variance)",
-        f"PCA 2 ({100 * share[1]:.0f}% of the variance)",
-    )
+    return {
+        "umap": ("UMAP 1", "UMAP 2"),
+        "pca": (
+            f"PCA 1 ({100 * share[0]:.0f}% of the variance)",
+            f"PCA 2 ({100 * share[1]:.0f}% of the variance)",
+        ),
+    }

@@ -20,6 +20,7 @@ from lamm.keyed import key_of, permutation
 from lamm.structure import Structure
 
 if TYPE_CHECKING:
+    from lamm.data.store import Store
     from lamm.models.potential import Potential
 
 
@@ -32,6 +33,11 @@ class AtomSource:
     """Atoms of each structure."""
     structure: Callable[[int], Structure]
     """Gives a structure by its place in `num_atoms`."""
+
+
+def source_of_rows(name: str, store: Store, rows: NDArray[np.int64]) -> AtomSource:
+    """Some structures of a store as a source of atoms, without the noise of the denoising task."""
+    return AtomSource(name, store.index.num_atoms[rows], lambda number: store[int(rows[number])])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from lamm.data.overview import (
     Overview,
     SubsetOverview,
     joint_overview,
+    short_count,
     subset_sizes,
     table_json,
 )
@@ -41,39 +42,57 @@ def compare_subsets(settings: DataExperiment) -> Outcome:
     """Table 2 of the joint data set, each row beside the paper's."""
     overview = joint_overview(settings.joint())
     total = paper_values("table2")["total"]
-    rows: list[tuple[Any, ...]] = []
-    for one, paper in _paired(settings, overview):
-        rows.append(
-            (
-                _named(settings, one.name),
-                ", ".join(LETTERS[label] for label in one.labels),
-                paper.get("labels"),
-                round(one.average_atoms),
-                paper.get("average_atoms"),
-                len(one.elements),
-                paper.get("elements"),
-                one.num_train,
-                paper.get("samples"),
-                one.num_sampled,
-                paper.get("sampled"),
-            )
-        )
-    ours = (overview.total("num_train"), overview.total("num_sampled"))
-    rows.append(
+    pairs = _paired(settings, overview)
+    kinds: list[tuple[Any, ...]] = [
         (
-            *("Total", None, None, None, None, len(overview.elements), total["elements"]),
-            *(ours[0], total["samples"], ours[1], total["sampled"]),
+            _named(settings, one.name),
+            ", ".join(LETTERS[label] for label in one.labels),
+            paper.get("labels"),
+            round(one.average_atoms),
+            paper.get("average_atoms"),
+            len(one.elements),
+            paper.get("elements"),
         )
-    )
-    heads = ("labels", "atoms", "elements", "samples", "samples w/ TS")
-    table = Table(
-        ("subset", *(f"{head}, {whose}" for head in heads for whose in ("here", "paper"))),
-        rows,
-        "Each subset here beside the subset of the paper's Table 2 whose kind it is. Labels: E "
-        "energy, F forces, N pseudo-forces of the denoising task. Atoms: mean per structure. TS: "
-        f"temperature sampling, T = {overview.temperature:g}.",
-    )
-    return Outcome({"table2": table_json(overview)}, [table])
+        for one, paper in pairs
+    ]
+    kinds.append(("Total", *[None] * 4, len(overview.elements), total["elements"]))
+    counts: list[tuple[Any, ...]] = [
+        (
+            _named(settings, one.name),
+            one.num_train,
+            _count(paper, "samples"),
+            one.num_sampled,
+            _count(paper, "sampled"),
+        )
+        for one, paper in pairs
+    ]
+    ours = (overview.total("num_train"), overview.total("num_sampled"))
+    theirs = (_count(total, "samples"), _count(total, "sampled"))
+    counts.append(("Total", ours[0], theirs[0], ours[1], theirs[1]))
+    tables = [
+        Table(
+            _here_and_paper("subset", "labels", "atoms", "elements"),
+            kinds,
+            "Each subset here beside the subset of the paper's Table 2 whose kind it is. Labels: E "
+            "energy, F forces, N pseudo-forces of the denoising task. Atoms: mean per structure.",
+        ),
+        Table(
+            _here_and_paper("subset", "samples", "samples w/ TS"),
+            counts,
+            "Training structures, and uses per epoch with temperature sampling (TS), "
+            f"T = {overview.temperature:g}.",
+        ),
+    ]
+    return Outcome({"table2": table_json(overview)}, tables)
+
+
+def _here_and_paper(first: str, *heads: str) -> list[str]:
+    return [first, *(f"{head}, {whose}" for head in heads for whose in ("here", "paper"))]
+
+
+def _count(paper: dict[str, Any], key: str) -> str | None:
+    """A count as the paper writes it."""
+    return short_count(round(paper[key])) if key in paper else None
 
 
 def compare_elements(settings: DataExperiment) -> Outcome:

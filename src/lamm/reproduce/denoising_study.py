@@ -199,22 +199,18 @@ def _tables(study: DenoisingStudy, found: Mapping[str, Any]) -> list[Table]:
     )
     factors = [f"{factor:g}" for factor in study.threshold_factors]
     speeds = Table(
-        (
-            "objective",
-            *(f"speed-up, own labels, {factor}×" for factor in factors),
-            "paper, own labels",
-            *(f"speed-up, fair, {factor}×" for factor in factors),
-        ),
+        ("objective", "error", *(f"to {factor}×" for factor in factors), "paper"),
         [
             (
                 name,
-                *(spread_text(one["own_labels"]["speedup"][factor], "×") for factor in factors),
+                words,
+                *(spread_text(one[short]["speedup"][factor], "×") for factor in factors),
                 f"{paper['speedup']:.2f}× (to {paper['threshold_ang']} Å)"
-                if name == "centred"
+                if (name, short) == ("centred", "own_labels")
                 else None,
-                *(spread_text(one["fair"]["speedup"][factor], "×") for factor in factors),
             )
             for name, one in found.items()
+            for short, words in (("own_labels", "own labels"), ("fair", "fair"))
         ],
         f"How many times fewer steps than `{study.baseline}` to a threshold, which is the best "
         "error of the baseline's run of the same seed times the factor. Paper: "

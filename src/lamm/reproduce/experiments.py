@@ -11,6 +11,7 @@ from typing import Any
 from lamm.errors import ConfigError, nearest_names
 from lamm.reproduce.datasets import compare_elements, compare_sizes, compare_subsets
 from lamm.reproduce.denoising_study import DenoisingStudy, compare_objectives
+from lamm.reproduce.embedding import EmbeddingExperiment, map_atoms
 from lamm.reproduce.finetuning_results import compare_pretraining
 from lamm.reproduce.finetuning_study import FinetuningStudy
 from lamm.reproduce.models import ModelsExperiment, compare_models
@@ -57,6 +58,9 @@ REPRODUCTIONS = {
     ),
     "fig7": Reproduction(
         "Fig. 7: denoising, baseline and centred", DenoisingStudy, compare_objectives, trains=True
+    ),
+    "fig8": Reproduction(
+        "Fig. 8: representations of atoms", EmbeddingExperiment, map_atoms, trains=True
     ),
     "table3": Reproduction(
         "Table 3: fine-tuning with and without pre-training",

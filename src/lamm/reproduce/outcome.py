@@ -98,7 +98,9 @@ def write_outcome(
     }
     page = Page(title, f"Beside {paper['where']} of the paper")
     parts = [f"# {title}", f"Beside {paper['where']} of the paper."]
-    scale = [*settings.scale, *(f"Changed: {change}" for change in asked.changes)]
+    scale = list(settings.scale)
+    if asked.changes:
+        scale.append(f"Changed, whatever is said above: {'; '.join(asked.changes)}.")
     page.section("Scale", "\n\n".join(scale))
     parts += ["## Scale", "\n".join(f"- {line}" for line in scale), "## Results"]
     page.section("Results")

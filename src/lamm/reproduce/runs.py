@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lamm.config import FinetuneConfig, RunConfig, TrainingConfig, to_yaml
+from lamm.config import FinetuneConfig, RunConfig
 from lamm.errors import ConfigError
 from lamm.files import write_json
 from lamm.finetune import finetune
+from lamm.schema import load_yaml, parse
 from lamm.train.checkpoint import TrainState
 from lamm.train.run import CONFIG, pretrain
 
@@ -89,7 +88,7 @@ def _listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def check_same(config: TrainingConfig) -> None:
+def check_same(config: RunConfig | FinetuneConfig) -> None:
     """Refuse to use, or go on with, a run of another configuration.
 
     Raises:
@@ -98,9 +97,9 @@ def check_same(config: TrainingConfig) -> None:
     file = config.to / CONFIG
     if not file.exists():
         return
-    before, now = (
-        _flat(yaml.safe_load(text)) for text in (file.read_text(encoding="utf-8"), to_yaml(config))
-    )
+    # Parsed, so that an entry that has come since then has its default there too.
+    there = parse(type(config), load_yaml(file), str(file))
+    before, now = (_flat(one.model_dump(mode="json")) for one in (there, config))
     different = [
         f"{key} was {before.get(key)!r}, asked for is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -31,12 +31,12 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def spread_text(found: dict[str, Any], suffix: str = "") -> str | None:
-    """``mean (min to max)`` for a table; says how many seeds are missing."""
+    """``mean (min–max)`` for a table; says how many seeds are missing."""
     if found["mean"] is None:
         return "never" if found["missing"] else None
     text = _short(found["mean"]) + suffix
     if len(found["values"]) - found["missing"] > 1:
-        text += f" ({_short(found['min'])} to {_short(found['max'])})"
+        text += f" ({_short(found['min'])}–{_short(found['max'])})"
     if found["missing"]:
         text += f", {found['missing']} of {len(found['values'])} never"
     return text
