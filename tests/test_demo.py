@@ -82,6 +82,21 @@ def test_the_demonstration_in_small_gives_results_and_one_page(changes: Path, tm
     assert not to.exists()
 
 
+def test_the_demonstration_can_start_from_a_checkpoint(changes: Path, tmp_path: Path):
+    run_demo(read_demo_config(changes), tmp_path / "first", quiet=True)
+    base, to = tmp_path / "first" / "pretrain", tmp_path / "second"
+    shorter = tmp_path / "shorter.yaml"
+    kept = {k: v for k, v in json.loads(changes.read_text()).items() if k not in ("model", "data")}
+    shorter.write_text(json.dumps(kept))
+    config = read_demo_config(shorter, base=base)
+    assert config.data.subsets.keys() == {"both", "none"}, "those of the checkpoint"
+    run_demo(config, to, quiet=True)
+    assert not (to / "pretrain").exists()
+    assert f"pre-trained before: {base}" in (to / "report.html").read_text()
+    clear(to)
+    assert not to.exists()
+
+
 def test_only_a_demonstration_is_removed(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="not removed"):

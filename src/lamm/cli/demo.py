@@ -9,12 +9,17 @@ import typer
 
 from lamm.cli import common
 from lamm.cli.common import ForceFlag, JsonFlag
+from lamm.errors import ConfigError
 
 
 def demo(
     to: Annotated[Path, typer.Option("--to", help="Folder of the results.")] = Path("runs/demo"),
     model: Annotated[
         str | None, typer.Option("--model", help="Preset of the model; see `lamm models`.")
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option("--from", help="Checkpoint to start from, as lamm-xs, without pre-training."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -33,7 +38,9 @@ def demo(
     from lamm.demo.run import clear, run_demo
 
     common.start_logging(quiet=as_json)
-    config = read_demo_config(data, model)
+    if base is not None and model is not None:
+        raise ConfigError("both --from and --model are given: a checkpoint has its model.")
+    config = read_demo_config(data, model, base)
     if force:
         clear(to)
     results = run_demo(config, to, quiet=as_json)

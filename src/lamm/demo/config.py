@@ -16,8 +16,10 @@ from lamm.data.joint import DataConfig, SubsetConfig
 from lamm.loss import LossConfig
 from lamm.models.potential import ModelConfig
 from lamm.schema import Frozen, load_yaml, parse
+from lamm.train.checkpoint import read_description, weights_file
 from lamm.train.optim import OptimConfig
 from lamm.train.recipe import TrainConfig
+from lamm.train.run import run_config_file
 
 
 class StageConfig(Frozen):
@@ -69,6 +71,8 @@ class DemoConfig(Frozen):
     """The whole demonstration."""
 
     seed: NonNegativeInt = 0
+    base: Path | None = None
+    """Checkpoint to fine-tune; where left out, `pretrain` makes one."""
     model: ModelConfig
     data: DataConfig
     downstream: DownstreamConfig
@@ -115,16 +119,21 @@ class DemoConfig(Frozen):
         )
 
 
-def read_demo_config(changes: Path | None = None, model: str | None = None) -> DemoConfig:
+def read_demo_config(
+    changes: Path | None = None, model: str | None = None, base: Path | None = None
+) -> DemoConfig:
     """The shipped demonstration with a user's data or model in it.
 
     Args:
         changes: YAML file with any of the top-level entries of ``configs/demo.yaml``; `data` and
             `downstream` replace the shipped ones, the others are merged into them.
         model: preset of the model.
+        base: checkpoint to start from in place of pre-training; its model and data are then the
+            demonstration's.
 
     Raises:
         ConfigError: the file, a key in it or the preset is wrong.
+        CheckpointError: the base can't be used.
     """
     mapping = _shipped("demo.yaml")
     where = "configs/demo.yaml"
@@ -133,6 +142,8 @@ def read_demo_config(changes: Path | None = None, model: str | None = None) -> D
         if (files("lamm") / "configs" / name).is_file():
             mapping = merged(mapping, _shipped(name))
         mapping["model"] = model
+    if base is not None:
+        mapping = _from_base(mapping, base)
     if changes is not None:
         where = str(changes)
         for key, value in load_yaml(changes).items():
@@ -141,6 +152,17 @@ def read_demo_config(changes: Path | None = None, model: str | None = None) -> D
         if model is not None:
             mapping["model"] = model
     return parse(DemoConfig, mapping, where)
+
+
+def _from_base(mapping: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The demonstration with a checkpoint's architecture, and the data of its pre-training."""
+    description = read_description(weights_file(base))
+    changed: dict[str, Any] = merged(mapping, _shipped("demo_from.yaml"))
+    changed |= {"base": str(base), "model": description["config"]}
+    file = run_config_file(base)
+    if file is not None:
+        changed["data"] = load_yaml(file)["data"]
+    return changed
 
 
 def _shipped(name: str) -> dict[str, Any]:

@@ -63,7 +63,10 @@ def write_report(
     comparison = results["downstream"]
     _key_numbers(page, comparison)
     _data_section(page, joint, downstream, results["subsets"], path.parent)
-    _pretraining_section(page, joint, folders, path.parent)
+    if config.base is None:
+        _pretraining_section(page, joint, folders, path.parent)
+    else:
+        page.section("Pre-training", f"The model was pre-trained before: {config.base}.")
     _finetuning_section(page, config, folders, comparison, path.parent)
     if results["denoising"] is not None:
         _denoising_section(page, folders, results["denoising"], path.parent)

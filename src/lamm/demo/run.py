@@ -228,11 +228,14 @@ def run_demo(config: DemoConfig, to: Path, *, quiet: bool = False) -> dict[str, 
     folders = {name: to / name for name in FOLDERS}
     scratch = config.scratch(folders["scratch"])
 
-    with clock("pre-training"):
-        pretrain(config.pretraining(folders["pretrain"]), quiet=quiet)
+    base = config.base
+    if base is None:
+        base = folders["pretrain"]
+        with clock("pre-training"):
+            pretrain(config.pretraining(base), quiet=quiet)
     with clock("fine-tuning, with and without pre-training"):
         pretrain(scratch, quiet=quiet, title="from scratch")
-        finetune(config.finetuning(folders["finetune"], folders["pretrain"]), quiet=quiet)
+        finetune(config.finetuning(folders["finetune"], base), quiet=quiet)
     with clock("denoising, baseline and centred"):
         denoising = run_denoising(config, joint, folders, quiet)
     with clock("test errors and relaxation"):
@@ -283,7 +286,7 @@ def clear(folder: Path) -> None:
     """
     if not folder.exists() or not any(folder.iterdir()):
         return
-    if not (folder / "pretrain").is_dir():
+    if not ((folder / "pretrain").is_dir() or (folder / "finetune").is_dir()):
         raise ConfigError(
             f"{folder}: not a demonstration's folder, so it is not removed. Choose another by --to."
         )
