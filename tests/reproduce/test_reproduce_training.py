@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lamm.errors import ConfigError
+from lamm.config import to_yaml
+from lamm.errors import ConfigError, InterruptedRunError
 from lamm.evaluate.curves import Series
 from lamm.reproduce import runs
 from lamm.reproduce.experiments import REPRODUCTIONS, reproduce
@@ -205,6 +206,11 @@ def test_a_stopped_run_goes_on_and_one_of_other_settings_is_refused(tmp_path: Pa
     folder = tmp_path / "runs" / "one"
 
     folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="no run"):
+        runner.run([training])
+    (folder / "thesis.tex").unlink()
+    (folder / "config.yaml").write_text(to_yaml(config))
     (folder / "metrics.jsonl").write_text("")  # killed before it saved anything: it begins anew
     runner.run([training])
     assert json.loads((folder / DONE).read_text())["step"] == 12
@@ -219,10 +225,19 @@ def test_a_stopped_run_goes_on_and_one_of_other_settings_is_refused(tmp_path: Pa
     runner.run([training])
     assert seen == [True]
 
+    def stopped(*_: object, **__: object) -> None:
+        raise InterruptedRunError(15, "stopped at step 4 of 12; go on with --resume")
+
+    monkeypatch.setattr(runs, "pretrain", stopped)
+    (folder / DONE).unlink()
+    with pytest.raises(InterruptedRunError, match="training 1 of 1, one; the same command"):
+        runner.run([training])
+
     lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
     kept = [line for line in lines if "max_skipped" not in line]  # as an earlier version wrote it
     assert len(kept) < len(lines)
     (folder / "config.yaml").write_text("".join(kept))
+    (folder / DONE).write_text("{}")
     runner.run([training])
 
     other = Training("one", lambda to: config.model_copy(update={"to": to, "seed": 5}))

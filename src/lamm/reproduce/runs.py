@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lamm.config import FinetuneConfig, RunConfig
-from lamm.errors import ConfigError
+from lamm.errors import ConfigError, InterruptedRunError
 from lamm.files import write_json
 from lamm.finetune import finetune
 from lamm.schema import load_yaml, parse
@@ -66,7 +66,14 @@ class Runner:
                 name,
                 _listed(missing[number + 1 :]),
             )
-            state = self._train(configs[name], name)
+            try:
+                state = self._train(configs[name], name)
+            except InterruptedRunError as error:
+                raise InterruptedRunError(
+                    error.signal_number,
+                    f"stopped in training {number + 1} of {len(missing)}, {name}; the same command "
+                    "goes on with it",
+                ) from error
             write_json(
                 configs[name].to / DONE,
                 {"step": state.step, "epoch": state.epoch, "seconds": state.seconds},
@@ -74,7 +81,7 @@ class Runner:
 
     def _train(self, config: RunConfig | FinetuneConfig, title: str) -> TrainState:
         resume = (config.to / "last").exists()
-        if not resume and config.to.exists():
+        if not resume and (config.to / CONFIG).exists():
             shutil.rmtree(config.to)  # it was stopped before anything was saved
         if isinstance(config, FinetuneConfig):
             return finetune(config, resume=resume, quiet=self.quiet)
@@ -92,10 +99,15 @@ def check_same(config: RunConfig | FinetuneConfig) -> None:
     """Refuse to use, or go on with, a run of another configuration.
 
     Raises:
-        ConfigError: entries of the configuration in its folder differ.
+        ConfigError: entries of the configuration in its folder differ, or it is no run.
     """
     file = config.to / CONFIG
     if not file.exists():
+        if config.to.exists() and (not config.to.is_dir() or any(config.to.iterdir())):
+            raise ConfigError(
+                f"{config.to}: found something that is no run, expected a run or nothing. Choose "
+                "another folder by --to."
+            )
         return
     # Parsed, so that an entry that has come since then has its default there too.
     there = parse(type(config), load_yaml(file), str(file))
