@@ -10,6 +10,7 @@ from lamm.cli.main import run
 from lamm.reproduce.experiments import REPRODUCTIONS, reproduce, shipped_scale
 from lamm.reproduce.outcome import Table, markdown
 from lamm.reproduce.settings import paper_values, read_settings
+from small import small_store
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -107,6 +108,24 @@ def test_entries_of_a_file_are_put_in(tmp_path: Path):
     assert asked.settings.seed == 4
     assert asked.settings.scale == ["My own data and nothing else."]
     assert asked.changes == ["entries of mine.yaml"]
+
+
+def test_genuine_samples_stand_in_place_of_the_shipped_data(tmp_path: Path):
+    from lamm.reproduce.settings import shipped
+
+    stores = tmp_path / "stores"
+    for name in (*shipped("shared")["data"]["subsets"], "mad_pbesol"):
+        small_store(stores / name, labels="" if name == "pubchem3d_like" else "EF")
+    results = reproduce("table2", tmp_path / "to", shared=stores, quiet=True)
+    assert len(results["table2"]["subsets"]) == 10
+    assert "genuine samples" in results["scale"][0]
+    assert results["changes"] == [f"data: genuine samples in {stores}"]
+    asked = read_settings("table3", REPRODUCTIONS["table3"].kind, shared=stores)
+    assert asked.settings.downstream.name == "mad_pbesol"
+    assert [line for line in asked.settings.scale if "MAD" in line]
+    assert not [line for line in asked.settings.scale if "the package ships" in line]
+    asked = read_settings("fig7", REPRODUCTIONS["fig7"].kind, shared=stores)
+    assert asked.settings.unlabelled == "pubchem3d_like"
 
 
 def test_a_missing_number_is_a_dash_in_markdown():

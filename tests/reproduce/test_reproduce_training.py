@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lamm.config import to_yaml
+from lamm.data.joint import SubsetConfig
 from lamm.errors import ConfigError, InterruptedRunError
 from lamm.evaluate.curves import Series
 from lamm.reproduce import runs
@@ -170,7 +171,7 @@ def test_atoms_are_mapped_before_and_after_pre_training(stores: dict[str, str], 
     assert not (tmp_path / "again" / "runs").exists()
 
 
-def test_shares_and_kinds_of_pre_training(finetuning_file: Path):
+def test_shares_and_kinds_of_pre_training(finetuning_file: Path, stores: dict[str, str]):
     kind = REPRODUCTIONS["table3"].kind
     arms = "arms={scratch: {}, none: {pretrain: all, share: 0}, half: {pretrain: all, share: 0.5},"
     arms += " all: {pretrain: all}, more: {pretrain: all, finetune: {optim: {lr: 0.1}}},"
@@ -183,6 +184,10 @@ def test_shares_and_kinds_of_pre_training(finetuning_file: Path):
     }
     assert steps == {"none": 0, "half": 3, "all": 6}
     assert list(study.pretraining(name, "marked", 0, Path("x")).data.subsets) == ["both"]
+    bare = {"both": study.data.subsets["both"], "none": SubsetConfig(store=str(stores["none"]))}
+    data = study.data.model_copy(update={"subsets": bare})  # the card says what is denoised
+    found = study.model_copy(update={"data": data}).pretraining_data(study.arms["plain"])
+    assert list(found.subsets) == ["none"]
     plain = study.pretraining(name, "plain", 0, Path("x")).data.subsets
     assert {key: one.denoising.std for key, one in plain.items()} == {"none": 0.2}
     assert study.pretraining_name(name, "more", 0) == study.pretraining_name(name, "all", 1)
@@ -251,6 +256,7 @@ def test_a_stopped_run_goes_on_and_one_of_other_settings_is_refused(tmp_path: Pa
         ("baseline=none", "no 'none'"),
         ("objectives.centred.denoising.stdd=1", "stdd"),
         ("unlabelled=both", "no 'both'"),
+        ("objectives.small.denoising.labels=elastic", "'small' has elastic labels"),
     ],
 )
 def test_a_wrong_denoising_study_is_refused(denoising_file: Path, word: str, expected: str):

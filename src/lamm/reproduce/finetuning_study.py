@@ -9,7 +9,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from lamm.config import RESET, FinetuneConfig, RunConfig, merged
 from lamm.data.denoising import DenoisingConfig
-from lamm.data.joint import DataConfig
+from lamm.data.joint import DataConfig, SubsetConfig, store_path
+from lamm.data.store import Store
 from lamm.demo.config import DownstreamConfig, StageConfig
 from lamm.errors import ConfigError, nearest_names
 from lamm.models.potential import ModelConfig
@@ -99,7 +100,7 @@ class FinetuningStudy(Experiment):
         """
         chosen = {}
         for name, subset in self.data.subsets.items():
-            unlabelled = subset.denoising is not None
+            unlabelled = subset.denoising is not None or _is_denoised(subset)
             if arm.pretrain != "all" and unlabelled != (arm.pretrain == "unlabelled"):
                 continue
             noise = arm.denoising if unlabelled and arm.denoising else subset.denoising
@@ -180,6 +181,11 @@ class FinetuningStudy(Experiment):
         self, name: str, model: str, arm: str, seed: int, runs: Path
     ) -> Training:
         return Training(name, lambda to: self.finetuning(model, arm, seed, runs, to))
+
+
+def _is_denoised(subset: SubsetConfig) -> bool:
+    """Whether the card of a subset's store says that it is for denoising."""
+    return Store.open(store_path(subset.store)).card.task == "denoising"
 
 
 def _shortened(stage: StageConfig, share: float) -> StageConfig:

@@ -142,7 +142,9 @@ def _with_shared(name: str, mapping: dict[str, Any], folder: Path) -> dict[str, 
     placed: dict[str, Any] = yaml.safe_load(
         yaml.safe_dump(other, allow_unicode=True).replace("$STORES", str(folder.resolve()))
     )
-    mapping = {**mapping, "scale": [*placed["scale"], *mapping["scale"][1:]]}
+    lines = {line.partition(":")[0]: line for line in placed["scale"]}  # "Data: ..." and so on
+    scale = [lines.get(line.partition(":")[0], line) for line in mapping["scale"]]
+    mapping = {**mapping, "scale": scale}
     for key in ("data", "downstream", "stands_in_for", "unlabelled"):
         if key in mapping:
             mapping[key] = placed[key]
