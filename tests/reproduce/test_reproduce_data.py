@@ -51,7 +51,7 @@ def test_table_2_stands_beside_the_papers(tmp_path: Path):
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["table2"] == json.loads(json.dumps(results["table2"]))
     assert written["paper"]["total"]["sampled"] == 432e6
-    assert len(written["table2"]["subsets"]) == 7
+    assert len(written["table2"]["subsets"]) == 9
     assert "molecules_unlabelled (for PubChem3D)" in (tmp_path / "page.md").read_text()
 
 

@@ -71,8 +71,7 @@ class Asked(Generic[SettingsT]):
 
 def shipped(name: str) -> dict[str, Any]:
     """A shipped file of this folder as a mapping."""
-    text = (files("lamm") / FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    mapping: dict[str, Any] = yaml.safe_load(text)
+    mapping = load_yaml(Path(str(files("lamm") / FOLDER / f"{name}.yaml")))
     if EXTENDS in mapping:
         base = shipped(mapping.pop(EXTENDS))
         mapping = merged(base, mapping)
