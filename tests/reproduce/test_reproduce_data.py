@@ -108,6 +108,9 @@ def test_entries_of_a_file_are_put_in(tmp_path: Path):
     assert asked.settings.seed == 4
     assert asked.settings.scale == ["My own data and nothing else."]
     assert asked.changes == ["entries of mine.yaml"]
+    words = ["data.subsets.crystals_chgnet=null"]
+    asked = read_settings("fig2", REPRODUCTIONS["fig2"].kind, words=words)
+    assert len(asked.settings.data.subsets) == 8
 
 
 def test_genuine_samples_stand_in_place_of_the_shipped_data(tmp_path: Path):

@@ -24,7 +24,7 @@ EXTENDS = "extends"
 REPLACED = ("data", "downstream", "scale")
 """Entries of a user's file that stand in place of the shipped ones; the others are merged."""
 NAMED = ("arms", "models", "objectives")
-"""Entries that hold what is compared by name; ``null`` in place of one leaves it out."""
+"""Entries with names, of which ``null`` leaves one out; so it does in `data.subsets`."""
 
 
 class Experiment(Frozen):
@@ -122,9 +122,9 @@ def read_settings(
     if words:
         mapping = override(mapping, words)
         changes += words
-    for key in NAMED:
-        if isinstance(mapping.get(key), dict):
-            mapping[key] = {one: v for one, v in mapping[key].items() if v is not None}
+    for place, key in (*((mapping, key) for key in NAMED), (mapping.get("data"), "subsets")):
+        if isinstance(place, dict) and isinstance(place.get(key), dict):
+            place[key] = {one: v for one, v in place[key].items() if v is not None}
     return Asked(parse(kind, mapping, f"reproduce {name}"), changes)
 
 
