@@ -43,11 +43,11 @@ def test_it_knows_a_molecule_and_a_crystal():
     crystal = bulk("MgO", "rocksalt", a=4.21)
     crystal.calc = lamm.LaMMCalculator("lamm-xs", head="crystals_chgnet")
     energies = []
-    for scale in (0.93, 1.0, 1.1):
+    for scale in (0.9, 1.03, 1.2):
         crystal.set_cell(bulk("MgO", "rocksalt", a=4.21 * scale).cell, scale_atoms=True)
         energies.append(crystal.get_potential_energy())
         assert np.isfinite(crystal.get_stress()).all()
-    assert energies[1] < min(energies[0], energies[2]), "the measured lattice constant is near"
+    assert energies[1] < min(energies[0], energies[2]) - 0.5, "the lattice constant is near"
 
 
 def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -120,7 +120,7 @@ def main() -> None:
     card = model_card(options.run, options.name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shutil.copy(weights_file(options.run), folder / "model.safetensors")
+    shutil.copyfile(weights_file(options.run), folder / "model.safetensors")
     config = load_yaml(options.run / "config.yaml") | {"to": f"runs/{options.name}"}
     parsed = parse(RunConfig, config, "config.yaml")
     write_text(folder / "config.yaml", to_yaml(parsed))
