@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lamm.cli.main import run
+from lamm.reproduce import experiments
 from lamm.reproduce.experiments import REPRODUCTIONS, reproduce, shipped_scale
 from lamm.reproduce.outcome import Table, markdown
 from lamm.reproduce.settings import paper_values, read_settings
@@ -135,3 +136,22 @@ def test_a_missing_number_is_a_dash_in_markdown():
     text = markdown(Table(("a", "b"), [("x|y", None), ("z", 2.5)], "What it is."))
     assert text.splitlines()[2] == "| x\\|y | – |"
     assert text.endswith("What it is.\n")
+
+
+def test_all_of_them_run_in_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: dict[str, Path | None] = {}
+
+    def run(name: str, to: Path, *, runs: Path | None, **_: object) -> None:
+        calls[name] = runs
+        to.mkdir(parents=True)
+        (to / experiments.RESULTS).write_text("{}")
+
+    monkeypatch.setattr(experiments, "reproduce", run)
+    found = dict(experiments.reproduce_all(tmp_path))
+    assert found.keys() == experiments.REPRODUCTIONS.keys() == calls.keys()
+    assert calls["fig9"] == tmp_path / "table3" / "runs", "trained once"
+    calls.clear()
+    (tmp_path / "fig4" / experiments.RESULTS).unlink()
+    monkeypatch.setattr(experiments, "reproduce", lambda name, to, **_: calls.__setitem__(name, to))
+    dict(experiments.reproduce_all(tmp_path))
+    assert list(calls) == ["fig4"], "the others are there"

@@ -12,12 +12,12 @@ from lamm.cli.common import JsonFlag
 from lamm.cli.pretrain import Overrides
 from lamm.errors import ConfigError
 
-LIST = "list"
+LIST, ALL = "list", "all"
 
 
 def reproduce(
     name: Annotated[
-        str, typer.Argument(help="table1, table2, table3, fig2, fig4, fig6 to fig9; or list.")
+        str, typer.Argument(help="table1, table2, table3, fig2, fig4, fig6 to fig9; all; or list.")
     ],
     overrides: Overrides = None,
     to: Annotated[Path | None, typer.Option("--to", help="Folder of the results.")] = None,
@@ -46,6 +46,13 @@ def reproduce(
         return
     if to is None:
         raise ConfigError(f"no folder for the results. Add --to DIR, as --to runs/{name}.")
+    if name == ALL:
+        if overrides or config is not None:
+            raise ConfigError(
+                "entries differ from experiment to experiment: change them one by one."
+            )
+        _all(to, shared, force, as_json)
+        return
     results = run(
         name,
         to,
@@ -62,6 +69,18 @@ def reproduce(
 
     common.say((to / PAGE).read_text(encoding="utf-8"))
     common.say(f"{results['seconds']:.0f} s -> {to / 'page.html'}")
+
+
+def _all(to: Path, shared: Path | None, force: bool, as_json: bool) -> None:
+    from lamm.reproduce.experiments import reproduce_all
+
+    folders = {}
+    for name, folder in reproduce_all(to, shared=shared, quiet=as_json, force=force):
+        folders[name] = str(folder)
+        if not as_json:
+            common.say(f"{name:8}{folder / 'page.html'}")
+    if as_json:
+        common.emit_json({"results": folders})
 
 
 def _list(as_json: bool) -> None:

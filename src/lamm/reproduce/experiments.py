@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,7 @@ def reproduce(
     words: Sequence[str] = (),
     quiet: bool = False,
     force: bool = False,
+    runs: Path | None = None,
 ) -> dict[str, Any]:
     """Run an experiment of the paper and write its results.
 
@@ -113,6 +114,7 @@ def reproduce(
         words: dotted ``key=value`` changes.
         quiet: without progress bars.
         force: replace results that are there.
+        runs: folder of the trainings; ``to/runs`` where left out.
 
     Returns:
         What ``results.json`` holds.
@@ -131,6 +133,29 @@ def reproduce(
             "the folder are kept, and only what is missing is run."
         )
     begun = time.perf_counter()
-    outcome = one.run(asked.settings, Runner(to / "runs", quiet=quiet))
+    outcome = one.run(asked.settings, Runner(runs or to / "runs", quiet=quiet))
     seconds = time.perf_counter() - begun
     return write_outcome(to, name, one.title, asked, paper_values(name), outcome, seconds)
+
+
+def reproduce_all(
+    to: Path, *, shared: Path | None = None, quiet: bool = False, force: bool = False
+) -> Iterator[tuple[str, Path]]:
+    """Run every experiment that has no results in the folder yet, one after the other.
+
+    Table 3 and Fig. 9 show the same trainings, which are run once.
+
+    Args:
+        to: a folder of folders, one per experiment.
+        shared: as of `reproduce`.
+        quiet: likewise.
+        force: write all results anew; finished trainings are kept.
+
+    Yields:
+        Name and folder of each experiment, as soon as it has results.
+    """
+    for name in REPRODUCTIONS:
+        runs = to / "table3" / "runs" if name == "fig9" else None
+        if force or not (to / name / RESULTS).exists():
+            reproduce(name, to / name, shared=shared, quiet=quiet, force=force, runs=runs)
+        yield name, to / name
