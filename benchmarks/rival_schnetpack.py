@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 import typing
+from importlib.metadata import version
 from pathlib import Path
 
 BEGIN = time.monotonic()
@@ -168,7 +169,7 @@ def main() -> None:
     answer = {
         "seconds": time.monotonic() - BEGIN,
         "steps": trainer.global_step,
-        "version": spk.__version__,
+        "version": version("schnetpack"),
         "energy_mae_mev_per_atom": 1000 * float(torch.cat(energy_errors).mean()),
         "forces_mae_mev_per_ang": 1000 * float(torch.cat(force_errors).mean()),
     }

@@ -19,7 +19,8 @@ Parts = dict[str, list[Atoms]]
 
 
 def _read(path: Path) -> list[Atoms]:
-    text = lzma.open(path, "rt").read() if path.suffix == ".xz" else path.read_text()
+    raw = path.read_bytes()
+    text = (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode()
     return list(ase.io.read(io.StringIO(text), ":", format="extxyz"))
 
 
@@ -57,7 +58,7 @@ def _by_given_splits(name: str, shared: Path) -> Parts:
     splits = json.loads((folder / "splits.json").read_text())[name]
     files = {path.name.split(".")[0]: _read(path) for path in (folder / name).glob("*.xz")}
     return {
-        part: [files[file.split(".")[0]][row] for file, row in splits[part]]
+        part: [files[Path(file).name.split(".")[0]][row] for file, row in splits[part]]
         for part in ("train", "val", "test")
     }
 
