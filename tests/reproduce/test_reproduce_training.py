@@ -155,7 +155,7 @@ def test_atoms_are_mapped_before_and_after_pre_training(stores: dict[str, str], 
         {
             "data": {"subsets": subsets, "val_fraction": 0.2},
             "model": MODEL,
-            "pretrain": STAGE,
+            "pretrain": STAGE | {"optim": {"lr": 0.05, "warmup_steps": 1}},
             "atoms": 30,
         },
     )

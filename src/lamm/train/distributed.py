@@ -7,6 +7,7 @@ Which rank a process is, `lamm.train.launch` reads; how gradients are summed is 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -135,6 +136,11 @@ def join(device_name: str = "auto") -> World:
 
 
 def leave(world: World) -> None:
-    """End the process group of a run."""
+    """End the process group of a run, all ranks together unless this one is failing.
+
+    A rank that closes its connections while another is still busy with them may end that one.
+    """
     if world.size > 1 and dist.is_initialized():
+        if sys.exc_info()[0] is None:
+            world.wait()
         dist.destroy_process_group()
