@@ -10,6 +10,9 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from lamm.balance.columns import as_array
+from lamm.balance.cost import fast_batch_size
+from lamm.balance.settings import BalanceConfig
 from lamm.cli.main import app
 from lamm.data.joint import JointDataset
 from lamm.errors import BadAnswerError, ConfigError
@@ -154,24 +157,55 @@ def test_costs_of_another_device_are_measured_anew_but_a_resumed_run_keeps_its_o
     assert read_costs(config.to, model).device != "Abacus"
 
 
-class Waiting(World):
-    """Rank 1 of two, which is told what rank 0 says."""
-
-    def gather(self, mine):
-        return ["FloatingPointError: no luck", mine] if mine is None else [mine, mine]
-
-
-def test_what_goes_wrong_on_the_rank_that_measures_ends_all(config, joint, monkeypatch):
+def test_what_goes_wrong_where_costs_are_measured_keeps_its_kind(config, joint, monkeypatch):
     def fails(*_):
-        raise FloatingPointError("no luck")
+        raise ConfigError("no such thing")
 
     monkeypatch.setattr(preflight, "measured", fails)
     model = build(config.model, joint.names, seed=0)
-    with_budget = budget(config, max_cost=40)
-    with pytest.raises(BadAnswerError, match="FloatingPointError: no luck"):
-        settle_balance(with_budget, model, joint, ALONE)
-    with pytest.raises(BadAnswerError, match="FloatingPointError: no luck"):
-        settle_balance(with_budget, model, joint, Waiting(1, 2, CPU))
+    with pytest.raises(ConfigError, match="no such thing"):
+        settle_balance(budget(config, max_cost=40), model, joint, ALONE)
+
+
+def test_batches_are_as_large_as_speed_gains_from_and_memory_holds(config, joint, monkeypatch):
+    model = build(config.model, joint.names, seed=0)
+    config.to.mkdir(parents=True)
+    costs = measured(config, model, joint, CPU)
+    slow_start = {"base": 1.0, "per_atom": 0.01, "per_edge": 0.0, "error": 0.0}
+    costs = costs.model_copy(update={"seconds": costs.seconds.model_copy(update=slow_start)})
+    save_costs(costs, config.to)
+    trial = budget(config, batch_size="auto")
+    index = joint.plan_index(most_neighbors(joint, model.graph_config), 0.5)
+    atoms = preflight.mean_of_uses(index, joint, joint.num_atoms[as_array(index.ids)])
+    uses = int(preflight.uses_of(index, joint).sum())
+
+    monkeypatch.setattr(preflight, "FEWEST_STEPS", 1)
+    fast = fast_batch_size(1.0, 0.01 * atoms)
+    assert fast * 0.01 * atoms >= 0.9 * (1 + fast * 0.01 * atoms) > 0.5 * fast * 0.01 * atoms
+    found = settle_balance(trial, model, joint, ALONE)
+    assert found.structures_per_rank == min(fast, uses)
+    monkeypatch.setattr(preflight, "FEWEST_STEPS", uses // 2)
+    assert settle_balance(trial, model, joint, ALONE).structures_per_rank == 2
+    monkeypatch.setattr(preflight, "FEWEST_STEPS", 1)
+    little = costs.resident + costs.bytes.base + 2e5
+    monkeypatch.setattr(preflight, "memory_of", lambda *_: little)
+    by_memory = settle_balance(trial, model, joint, ALONE).structures_per_rank
+    assert by_memory < fast
+    same = settle_balance(budget(config, memory=f"{little / 1e6:.6f}MB"), model, joint, ALONE)
+    assert by_memory == same.structures_per_rank
+
+
+def test_without_size_or_budget_a_trial_finds_it_on_a_gpu_alone():
+    nothing = BalanceConfig()
+    assert nothing.on("cuda").batch_size == "auto"
+    assert nothing.on("cuda").has_budget
+    assert nothing.on("cpu").structures_per_rank == 8
+    for given in (
+        BalanceConfig(batch_size=3),
+        BalanceConfig(max_cost=9),
+        BalanceConfig(memory="1GB"),
+    ):
+        assert given.on("cuda") == given
 
 
 def test_a_budget_needs_costs(config, joint, tmp_path):

@@ -1,8 +1,5 @@
 """Several processes give the losses, the gradients and the validation of one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,26 +7,10 @@ import torch
 import yaml
 
 from lamm.evaluate.curves import read_metrics
+from launching import run_python, torchrun
 from small import small_config
 
 HERE = Path(__file__).parent
-
-
-def run(arguments: list[str]) -> None:
-    paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def launch(ranks: int) -> list[str]:
-    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
 
 
 @pytest.mark.parametrize(
@@ -40,8 +21,10 @@ def test_ranks_together_give_the_loss_and_the_gradients_of_one(
 ):
     small_config(tmp_path)  # makes the stores
     script = str(HERE / "ranks.py")
-    run([script, str(tmp_path), str(tmp_path / "one.pt"), "8", model])
-    run([*launch(ranks), script, str(tmp_path), str(tmp_path / "all.pt"), str(8 // ranks), model])
+    run_python([script, str(tmp_path), str(tmp_path / "one.pt"), "8", model])
+    run_python(
+        [*torchrun(ranks), script, str(tmp_path), str(tmp_path / "all.pt"), str(8 // ranks), model]
+    )
     one, all_ = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "all.pt"))
     for alone, together in zip(one, all_, strict=True):
         name, labels = alone["name"], torch.tensor(together["labels"])  # (W, 3)
@@ -65,11 +48,11 @@ def test_the_command_runs_on_two_ranks_and_resumes_there(tmp_path: Path):
     config = small_config(tmp_path, balance={"batch_size": 4})
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    run([*launch(2), "-m", "lamm", "pretrain", str(path), "train.steps=6"])
+    run_python([*torchrun(2), "-m", "lamm", "pretrain", str(path), "train.steps=6"])
     lines = read_metrics(config.to)
     assert lines[-1]["step"] == 6
     alone = tmp_path / "alone"
     words = ["train.steps=6", "balance.batch_size=8", f"to={alone}"]
-    run(["-m", "lamm", "pretrain", str(path), *words])
+    run_python(["-m", "lamm", "pretrain", str(path), *words])
     for together, single in zip(lines, read_metrics(alone), strict=True):
         assert together["loss"] == pytest.approx(single["loss"], rel=1e-4)

@@ -15,6 +15,8 @@ COST_UNIT = 256
 """Cost of one atom with `max_neighbors` edges."""
 PEAK_MARGIN = 1.03
 """Largest load of a rank in a `balanced` plan, over the mean load, where B is 6 or more."""
+FAST_SHARE = 0.9
+"""Of the speed that endless batches would have, what a batch size that is found reaches."""
 
 
 def structure_cost(
@@ -92,3 +94,21 @@ def largest_batch_size(load_budget: float, mean_cost: float) -> int:
             "  Use a smaller model, a GPU with more memory, or leave the largest structures out."
         )
     return batch_size
+
+
+def fast_batch_size(fixed: float, each: float) -> int:
+    r"""The structures from which more of them in a step make it hardly faster per structure.
+
+    The smallest power of two B with
+
+    .. math:: B t \ge \eta (t_0 + B t)
+
+    Args:
+        fixed: t_0, seconds of a step without structures.
+        each: t, seconds that a structure of mean size adds.
+
+    Returns:
+        B, for which the step has the share eta, `FAST_SHARE`, of the speed of an endless one.
+    """
+    needed = fixed / max(each, 1e-12) * FAST_SHARE / (1 - FAST_SHARE)
+    return int(2 ** math.ceil(math.log2(max(needed, 1.0))))

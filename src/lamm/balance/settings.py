@@ -21,8 +21,10 @@ class BalanceConfig(Frozen):
     planner: Literal["random", "greedy", "paper", "paper_shuffled", "balanced"] = "balanced"
     """`balanced` is ours, `paper` the three steps of Sec. 3.4 (`paper_shuffled`: its
     mini-batches in random order), `greedy` FAIR-Chem's."""
-    batch_size: PositiveInt | None = None
-    """Structures per rank and step, on average (B'); 8 where no budget is given either."""
+    batch_size: PositiveInt | Literal["auto"] | None = None
+    """Structures per rank and step, on average (B'). `auto`: as many as the device's memory holds
+    and its speed gains from, by a few measured steps. Where no budget is given either, `auto` on a
+    GPU and 8 on a CPU."""
     memory: str | None = None
     """Memory of a rank, as 14GiB, in place of `batch_size`; `auto` for most of what is free on its
     device. The batch size follows from a few measured steps."""
@@ -58,14 +60,24 @@ class BalanceConfig(Frozen):
 
     @property
     def has_budget(self) -> bool:
-        """Whether the batch size follows from a budget, which needs measured costs."""
-        return self.memory is not None or self.max_cost is not None
+        """Whether the batch size follows from a budget or a trial, which need measured costs."""
+        return AUTO in (self.batch_size, self.memory) or bool(self.memory or self.max_cost)
 
     @property
     def structures_per_rank(self) -> int:
         """B'; not before a budget was turned into `batch_size`."""
         assert not self.has_budget, "a budget is turned into a batch size before it is planned with"
-        return self.batch_size or DEFAULT_BATCH_SIZE
+        return DEFAULT_BATCH_SIZE if self.batch_size is None else int(self.batch_size)
+
+    def on(self, device: str) -> BalanceConfig:
+        """The settings on a kind of device; the size of batches is found where nothing is given.
+
+        Args:
+            device: ``cuda`` or ``cpu``.
+        """
+        nothing = self.batch_size is None and not self.has_budget
+        found = nothing and device != "cpu"
+        return self.model_copy(update={"batch_size": AUTO}) if found else self
 
 
 def parse_bytes(text: str) -> int:

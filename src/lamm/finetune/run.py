@@ -70,6 +70,20 @@ def check_architecture(base: Potential, wanted: ModelConfig) -> None:
         )
 
 
+def checked_base(config: FinetuneConfig) -> Potential | None:
+    """The base of a fine-tuning; None where training is from scratch.
+
+    Raises:
+        CheckpointError: it can't be read, or is of another architecture than `model` asks for.
+        ConfigError: the configuration names a head that it doesn't have.
+    """
+    base = None if config.base is None else load(config.base)
+    if base is not None and config.model is not None:
+        check_architecture(base, config.model)
+    check_heads(config, base)
+    return base
+
+
 def check_heads(config: FinetuneConfig, base: Potential | None) -> None:
     """Refuse a head that isn't there, before any data is read.
 
@@ -183,13 +197,10 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, quiet: bool = Fals
     if not world.is_main:
         logging.getLogger(__package__).setLevel(logging.WARNING)
     try:
-        base = None if config.base is None else load(config.base)
-        if base is not None and config.model is not None:
-            check_architecture(base, config.model)
-        check_heads(config, base)
         begin = time.monotonic()
-        joint = JointDataset(config.data, config.seed)
-        model, rankings = starting_model(config, base, joint)
+        base = world.together(lambda: checked_base(config))
+        joint = world.together(lambda: JointDataset(config.data, config.seed))
+        model, rankings = world.together(lambda: starting_model(config, base, joint))
         if not resume and restarted_here(config.to):
             config = with_time_of(config, resumed_config(config.to))
         elif not resume:  # less by the time of the slowest rank
@@ -204,9 +215,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, quiet: bool = Fals
         logger.info("%s of %s parameters are trained", f"{num_trained(model):,}", f"{parameters:,}")
         title = "training from scratch" if base is None else "fine-tuning"
         state = run_training(config, model, joint, world, resume=resume, title=title, quiet=quiet)
-        if world.is_main:
-            write_card(config, joint, rankings, num_trained(model))
-        world.wait()
+        world.from_main(lambda: write_card(config, joint, rankings, num_trained(model)))
         return state
     finally:
         leave(world)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before there are ranks: what it imports keeps the group it finds
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from lamm.errors import ConfigError
+from lamm.errors import BadAnswerError, ConfigError, LaMMError
 from lamm.train.launch import find_place
 
 T = TypeVar("T")
@@ -59,6 +61,46 @@ class World:
         said: list[Any] = [None] * self.size
         dist.all_gather_object(said, mine)
         return said
+
+    def together(self, call: Callable[[], T]) -> T:
+        """What a call gives on this rank, unless it fails on any: then all ranks raise its error.
+
+        A rank that failed alone would leave the others waiting for it. The rank that failed raises
+        its own error; the others the first one's, if a user can mend it, else one that names it.
+
+        Raises:
+            LaMMError: the call raised it, here or on another rank.
+            BadAnswerError: the call failed on another rank in another way.
+        """
+        if self.size == 1:
+            return call()
+        result: T | None = None
+        own: Exception | None = None
+        try:
+            result = call()
+        except Exception as error:  # whatever it is: the other ranks wait for an answer
+            own = error
+        faults = self.gather(None if own is None else self._told(own))
+        if own is not None:
+            raise own
+        if (fault := next((one for one in faults if one is not None), None)) is not None:
+            raise fault
+        return result  # type: ignore[return-value]
+
+    def _told(self, error: Exception) -> Exception:
+        """What the other ranks are told of an error; not the error itself, which may hold much."""
+        if isinstance(error, LaMMError):
+            return type(error)(str(error))
+        return BadAnswerError(f"rank {self.rank} failed: {type(error).__name__}: {error}")
+
+    def from_main(self, call: Callable[[], T]) -> T:
+        """What a call gives on rank 0, the only one that makes it, on all ranks.
+
+        Raises:
+            LaMMError: the call raised it on rank 0; or another error, as `together` has it.
+        """
+        answer = self.together(lambda: call() if self.is_main else None)
+        return self.gather(answer)[0]  # type: ignore[return-value]
 
     def wait(self) -> None:
         """Wait until every rank is here."""
@@ -138,7 +180,10 @@ def join(device_name: str = "auto") -> World:
 def leave(world: World) -> None:
     """End the process group of a run, all ranks together unless this one is failing.
 
-    A rank that closes its connections while another is still busy with them may end that one.
+    A rank that closes its connections while another is still busy with them may end that one. The
+    threads of the process group end here: one that still held a tensor when the interpreter ends
+    would abort the process. So nothing may keep the group, which a module does whose functions have
+    it as a default argument (`torch.distributed.nn`, imported above before there is one).
     """
     if world.size > 1 and dist.is_initialized():
         if sys.exc_info()[0] is None:

@@ -59,7 +59,7 @@ def train(
     """
     config = recipe.train
     torch.use_deterministic_algorithms(config.deterministic)
-    session = Session(model, joint, recipe, run_dir, world, resume)
+    session = world.together(lambda: Session(model, joint, recipe, run_dir, world, resume))
     state = session.state
     schedule = Schedule(
         joint,

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from lamm.balance.columns import as_array
-from lamm.balance.cost import COST_UNIT, largest_batch_size
+from lamm.balance.cost import COST_UNIT, fast_batch_size, largest_batch_size
 from lamm.balance.metrics import plan_metrics
 from lamm.balance.plan import Plan, PlanIndex, epoch_windows, join_windows, planner_advice
-from lamm.balance.settings import AUTO, BalanceConfig, parse_bytes
+from lamm.balance.settings import AUTO, DEFAULT_BATCH_SIZE, BalanceConfig, parse_bytes
 from lamm.config import RunConfig, TrainingConfig
 from lamm.data.joint import JointDataset
 from lamm.data.sampling import temperature_sizes
-from lamm.errors import BadAnswerError, ConfigError, LaMMError
+from lamm.errors import ConfigError
 from lamm.files import replaced_file
 from lamm.graph.batch import GraphBatch
 from lamm.loss import LabelCounts
@@ -28,6 +28,7 @@ from lamm.models.potential import Potential, build, count_parameters
 from lamm.runtime import tune_cpu
 from lamm.train.batches import most_neighbors
 from lamm.train.costs import (
+    LinearCost,
     StepCosts,
     free_bytes,
     hold_here,
@@ -42,7 +43,9 @@ from lamm.train.step import loss_of
 logger = logging.getLogger(__name__)
 
 FREE_SHARE = 0.9
-"""Of the memory that is free, what `balance.memory: auto` takes."""
+"""Of the memory that is free, what `auto` takes."""
+FEWEST_STEPS = 100
+"""Steps of an epoch that a batch size which is found leaves."""
 WINDOWS_LOOKED_AT = 4
 """Windows of the first epoch from which the balance of a plan is judged."""
 
@@ -57,24 +60,25 @@ def settle_balance(
 ) -> BalanceConfig:
     """The run's settings of batches, a budget turned into a batch size by measured costs.
 
-    Costs that the run folder keeps are used if they are this device's; a budget without any has
-    them measured by rank 0. A run that is resumed keeps its costs on any device, since its plan
-    depends on them.
+    Costs that the run folder keeps are used if they are every rank's device's; a budget without any
+    has them measured by rank 0. A run that is resumed keeps its costs on any device, since its plan
+    depends on them. Whatever fails on one rank, all end with it.
 
     Raises:
         ConfigError: the costs kept are another model's, or not one structure fits the budget.
         BadAnswerError: the steps that should be measured didn't fit into the memory.
     """
-    balance = config.balance
-    costs = _costs_kept(config, model, world, resume)
+    balance = config.balance.on(world.device.type)
+    costs = world.from_main(lambda: read_costs(config.to, model))
+    if costs is not None and not resume:
+        holds = hold_here(costs, world.device, config.train.precision)
+        costs = costs if all(world.gather(holds)) else None
     if costs is None and balance.has_budget:
-        said = _measure_and_keep(config, model, joint, world) if world.is_main else None
-        if (fault := world.gather(said)[0]) is not None:
-            raise BadAnswerError(fault)
-        costs = read_costs(config.to, model)
+        costs = world.from_main(lambda: _measured_and_kept(config, model, joint, world.device))
     if costs is None:
         return balance
-    settled = with_costs(config, model, joint, costs, world)
+    found: StepCosts = costs
+    settled = world.together(lambda: with_costs(balance, model, joint, found, world))
     if balance.has_budget:  # free memory differs among hosts
         least = min(world.gather(settled.structures_per_rank))
         settled = settled.model_copy(update={"batch_size": least})
@@ -88,25 +92,12 @@ def settle_balance(
     return settled
 
 
-def _costs_kept(
-    config: TrainingConfig, model: Potential, world: World, resume: bool
-) -> StepCosts | None:
-    """The costs of the run folder, if they hold on all ranks or the run began with them."""
-    costs = read_costs(config.to, model)
-    holds = costs is not None and (resume or hold_here(costs, world.device, config.train.precision))
-    return costs if all(world.gather(holds)) else None
-
-
-def _measure_and_keep(
-    config: TrainingConfig, model: Potential, joint: JointDataset, world: World
-) -> str | None:
-    """Measure on this rank for all; what went wrong, for the others, who are waiting."""
-    try:
-        save_costs(measured(config, model, joint, world.device), config.to)
-    except Exception as error:  # whatever it is: the other ranks wait for an answer
-        logger.debug("measuring the costs of a step failed", exc_info=True)
-        return str(error) if isinstance(error, LaMMError) else f"{type(error).__name__}: {error}"
-    return None
+def _measured_and_kept(
+    config: TrainingConfig, model: Potential, joint: JointDataset, device: torch.device
+) -> StepCosts:
+    costs = measured(config, model, joint, device)
+    save_costs(costs, config.to)
+    return costs
 
 
 def measured(
@@ -123,15 +114,19 @@ def measured(
 
 
 def with_costs(
-    config: TrainingConfig,
+    balance: BalanceConfig,
     model: Potential,
     joint: JointDataset,
     costs: StepCosts,
     world: World,
 ) -> BalanceConfig:
-    """The settings with the share of edges that was measured, and a batch size."""
+    """The settings with the share of edges that was measured, and a batch size.
+
+    Raises:
+        ConfigError: not one structure fits the budget.
+    """
     limit = most_neighbors(joint, model.graph_config)
-    balance = config.balance.model_copy(update={"edge_share": costs.edge_share(limit)})
+    balance = balance.model_copy(update={"edge_share": costs.edge_share(limit)})
     if not balance.has_budget:
         return balance
     index = joint.plan_index(limit, balance.edge_share)
@@ -139,32 +134,42 @@ def with_costs(
         mean = mean_of_uses(index, joint, as_array(index.cost)) / COST_UNIT
         size = largest_batch_size(balance.max_cost, mean)
     else:
-        memory = memory_of(balance, model, world)
-        bytes_of = structure_bytes(index, joint, costs, limit)
-        room = memory - costs.resident - costs.bytes.base
+        room = memory_of(balance, model, world) - costs.resident - costs.bytes.base
+        bytes_of = structure_sums(index, joint, costs.bytes, limit)
         size = largest_batch_size(room, mean_of_uses(index, joint, bytes_of))
         _warn_of_large(index, joint, bytes_of, room, world)
+        if balance.batch_size == AUTO:
+            size = min(size, useful_size(index, joint, costs, limit, world))
     return balance.model_copy(update={"batch_size": size, "memory": None, "max_cost": None})
 
 
+def useful_size(
+    index: PlanIndex, joint: JointDataset, costs: StepCosts, limit: int, world: World
+) -> int:
+    """Structures per rank beyond which a step isn't faster per structure, or an epoch too short."""
+    seconds = structure_sums(index, joint, costs.seconds, limit)
+    fast = fast_batch_size(costs.seconds.base, mean_of_uses(index, joint, seconds))
+    of_epoch = int(uses_of(index, joint).sum()) // (world.size * FEWEST_STEPS)
+    return max(min(max(fast, DEFAULT_BATCH_SIZE), of_epoch), 1)
+
+
 def memory_of(balance: BalanceConfig, model: Potential, world: World) -> float:
-    """Bytes that a rank may have."""
-    assert balance.memory is not None
-    if balance.memory != AUTO:
+    """Bytes that a rank may have; where none are given, most of what is free."""
+    if balance.memory not in (None, AUTO):
         return float(parse_bytes(balance.memory))
     on_cpu = world.device.type == "cpu"
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if on_cpu else 1
     return resident_bytes(model, world.device) + FREE_SHARE * free_bytes(world.device) / beside
 
 
-def structure_bytes(
-    index: PlanIndex, joint: JointDataset, costs: StepCosts, limit: int
+def structure_sums(
+    index: PlanIndex, joint: JointDataset, cost: LinearCost, limit: int
 ) -> NDArray[np.float64]:
-    """What each structure of the index adds to the memory of a step."""
+    """What each structure of the index adds to the time or the memory of a step."""
     ids = as_array(index.ids)
     atoms = joint.num_atoms[ids].astype(np.float64)
     edges = np.minimum(joint.num_edges[ids], limit * atoms)
-    found: NDArray[np.float64] = costs.bytes.per_atom * atoms + costs.bytes.per_edge * edges
+    found: NDArray[np.float64] = cost.per_atom * atoms + cost.per_edge * edges
     return found
 
 
@@ -228,15 +233,17 @@ def look_ahead(
     costs = read_costs(config.to, model)
     if costs is not None and not hold_here(costs, device, config.train.precision):
         costs = None
-    if costs is None and config.balance.has_budget and not measures:
+    balance = config.balance.on(device.type)
+    if costs is None and balance.has_budget and not measures:
         raise ConfigError(
-            f"{config.to}: no measured costs that hold here, and a budget of memory or cost needs "
-            "them. Leave out --no-measure, or give `balance.batch_size`."
+            f"{config.to}: no measured costs that hold here, and a batch size that follows from "
+            "memory or cost needs them. Leave out --no-measure, or give `balance.batch_size`."
         )
     if costs is None and measures:
         costs = measured(config, model, joint, device)
         save_costs(costs, config.to)
-    balance = config.balance if costs is None else with_costs(config, model, joint, costs, world)
+    if costs is not None:
+        balance = with_costs(balance, model, joint, costs, world)
     limit = most_neighbors(joint, model.graph_config)
     index = joint.plan_index(limit, balance.edge_share)
     size = ranks * balance.structures_per_rank
@@ -280,7 +287,7 @@ def look_ahead(
             "seconds": costs.r_squared("seconds"),
             "bytes": costs.r_squared("bytes"),
         }
-        if config.balance.memory is not None:
+        if config.balance.on(device.type).has_budget and config.balance.max_cost is None:
             result["budget_gib"] = memory_of(config.balance, model, world) / 2**30
     return result
 

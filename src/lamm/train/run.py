@@ -172,22 +172,33 @@ def run_training(
 ) -> TrainState:
     """Train in the run folder of a configuration, from the start or from its last checkpoint."""
     settings = tune_cpu()
-    if world.is_main:
-        resume = goes_on(config, resume)
-        if not resume:
+
+    def begins() -> bool:
+        going_on = goes_on(config, resume)
+        if not going_on:
             prepare_folder(config, world, settings)
-    resume = world.gather(resume)[0]  # as rank 0 found the folder
-    balance = settle_balance(config, model, joint, world, resume=resume)
+        return going_on
+
+    resumes = world.from_main(begins)
+    balance = settle_balance(config, model, joint, world, resume=resumes)
     return train(
         model,
         joint,
         replace(config.recipe(), balance=balance),
         config.to,
         world,
-        resume=resume,
+        resume=resumes,
         title=title,
         quiet=quiet,
     )
+
+
+def _at_references(config: RunConfig) -> tuple[JointDataset, Potential]:
+    """The data of a pre-training and its model before the first step."""
+    joint = JointDataset(config.data, config.seed)
+    model = build(config.model, joint.names, seed=config.seed).start_at_references()
+    set_normalisation(model, [subset.normalisation() for subset in joint.subsets])
+    return joint, model
 
 
 def pretrain(
@@ -202,9 +213,7 @@ def pretrain(
     """
     world = join(config.train.device)
     try:
-        joint = JointDataset(config.data, config.seed)
-        model = build(config.model, joint.names, seed=config.seed).start_at_references()
-        set_normalisation(model, [subset.normalisation() for subset in joint.subsets])
+        joint, model = world.together(lambda: _at_references(config))
         return run_training(config, model, joint, world, resume=resume, title=title, quiet=quiet)
     finally:
         leave(world)

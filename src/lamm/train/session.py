@@ -215,8 +215,8 @@ class Session:
 
     def save(self, is_best: bool) -> None:
         """Save a checkpoint; all ranks wait until it is there."""
-        if self.world.is_main:
-            save_checkpoint(
+        self.world.from_main(
+            lambda: save_checkpoint(
                 self.run_dir,
                 self.model,
                 self.optimizer,
@@ -225,7 +225,7 @@ class Session:
                 is_best=is_best,
                 keep=self.recipe.train.keep_checkpoints,
             )
-        self.world.wait()
+        )
 
     def close(self) -> None:
         """Put the metrics on the disk."""

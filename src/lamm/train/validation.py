@@ -89,6 +89,9 @@ def validate(
     Returns:
         ``loss``, ``energy_loss`` and ``force_loss`` (Eq. 5 over the whole split), and per subset
         the errors in meV/atom and meV/Å.
+
+    Raises:
+        DataError: a structure of any rank doesn't fit into the memory alone.
     """
     ids = joint.ids(split)
     counts = LabelCounts(int(joint.has_energy[ids].sum()), int(joint.has_forces[ids].sum()))
@@ -98,7 +101,8 @@ def validate(
     batches = PlannedBatches(joint, model.graph_config)
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+
+    def add_all() -> None:
         loaded = load_batches(batches, parts, workers=workers, device=world.device)
         for batch, prediction in predicted_in_parts(model, loaded, joint):
             energy, forces = prediction.energy.squeeze(-1), prediction.forces.squeeze(1)
@@ -107,7 +111,10 @@ def validate(
             predicted = normalise(energy, forces, batch, *scales)
             target = normalise(batch.energy, batch.forces, batch, *scales)
             loss = universal_loss(predicted, target, batch, counts, loss_config)
-            terms += torch.stack(loss).to(terms)
+            terms.add_(torch.stack(loss).to(terms))
+
+    with torch.no_grad():
+        world.together(add_all)
     model.train(was_training)
     world.sum(terms)
     world.sum(sums.tensor)

@@ -1,0 +1,27 @@
+"""Python processes that tests start, alone or as ranks by torchrun."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def torchrun(ranks: int) -> list[str]:
+    """The words that start a script or module on so many ranks of this host."""
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+
+
+def run_python(arguments: list[str], timeout: float = 300) -> None:
+    """Run Python with one thread and the modules of the tests; it has to end well."""
+    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
