@@ -3,8 +3,8 @@
 usage: python benchmarks/balance.py [--structures N] [--to FILE] [--figure STEM]
 
 Writes ``benchmarks/results/balance.json``, the figure ``docs/images/balance.png`` (with SVG and
-CSV) and prints the tables of ``lamm bench balance`` for LaMM-S on 64 ranks, and the imbalance of
-`balanced` on 4 to 1,024 ranks. It takes some minutes.
+CSV) and prints the tables of ``lamm bench balance`` for LaMM-S on 64 ranks, on 4 to 1,024 ranks and
+with smaller batches, for LaMM-L, and with equal memory on 16 ranks. It takes some minutes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,15 @@ from lamm.evaluate.style import save_figure
 from lamm.files import write_json
 
 ROOT = Path(__file__).parent.parent
-SHAPES = ((4, 8), (16, 8), (64, 8), (256, 8), (1024, 8), (64, 6), (64, 5), (64, 4), (64, 2))
-"""Ranks and structures per rank."""
+SHAPES = (
+    *(("S", ranks, 8) for ranks in (4, 16, 64, 256, 1024)),
+    *(("S", 64, size) for size in (6, 5, 4, 2)),
+    ("L", 16, 2),
+    ("L", 64, 2),
+)
+"""Cost model, ranks and structures per rank."""
+EQUAL_MEMORY_RANKS = 16
+"""Ranks at which equal memory is looked at, as in the paper."""
 PLANNERS = ("paper", "paper_shuffled", "balanced")
 
 
@@ -35,25 +42,33 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "images" / "balance")
     options = parser.parse_args()
     start_logging()
-    model = COST_MODELS["S"]
-    index = index_of(population(options.structures), model)
+    counts = population(options.structures)
+    index = {name: index_of(counts, model) for name, model in COST_MODELS.items()}
     source = "Table 2, scaled down"
     shown = bench_balance(
-        index, SamplingConfig(), ranks=64, batch_size=8, model=model, source=source
+        index["S"],
+        SamplingConfig(),
+        ranks=64,
+        batch_size=8,
+        model=COST_MODELS["S"],
+        equal_memory=True,
+        source=source,
     )
     sys.stdout.write("\n".join(table(shown)) + "\n")
     shapes = []
-    for ranks, batch_size in SHAPES:
+    for name, ranks, batch_size in SHAPES:
         result = bench_balance(
-            index,
+            index[name],
             SamplingConfig(),
             ranks=ranks,
             batch_size=batch_size,
             planners=PLANNERS,
-            model=model,
+            model=COST_MODELS[name],
+            equal_memory=ranks == EQUAL_MEMORY_RANKS,
             source=source,
         )
-        sys.stdout.write("\n".join(table(result)) + "\n")
+        result["settings"]["model"] = name
+        sys.stdout.write(f"LaMM-{name}; " + "\n".join(table(result)) + "\n")
         for one in result["planners"].values():
             del one["series"]
         shapes.append({"settings": result["settings"], "planners": result["planners"]})

@@ -6,7 +6,15 @@ from typer.testing import CliRunner
 
 from conftest import make_counts
 from lamm.balance.population import TABLE_2, population
-from lamm.bench.balance import COST_MODELS, bench_balance, index_of, read_counts, step_times, table
+from lamm.bench.balance import (
+    COST_MODELS,
+    at_equal_memory,
+    bench_balance,
+    index_of,
+    read_counts,
+    step_times,
+    table,
+)
 from lamm.cli.main import app
 from lamm.data.sampling import SamplingConfig
 from lamm.errors import ConfigError, DataError
@@ -137,3 +145,25 @@ def test_a_wrong_request_says_what_is_wrong(words, message):
     ran = CliRunner().invoke(app, ["bench", "balance", "--structures", "100", *words])
     assert ran.exit_code != 0
     assert message in str(ran.exception) + ran.output
+
+
+def test_equal_memory_allows_larger_batches_up_to_the_peak_of_random_ones():
+    index = index_of(population(4_000), COST_MODELS["L"])
+    shape = {"ranks": 4, "batch_size": 3, "model": COST_MODELS["L"]}
+    result = bench_balance(
+        index, SamplingConfig(), planners=["balanced", "paper"], equal_memory=True, **shape
+    )
+    planners = result["planners"]
+    peak = planners["random"]["peak_load"]
+    for name in ("balanced", "paper"):
+        larger = planners[name]["equal_memory"]
+        assert larger["peak_load"] <= peak
+        assert larger["mini_batch"] > 12
+        assert larger["beside_random"] > planners[name]["beside_random"]
+    best = planners["balanced"]["equal_memory"]
+    assert best["beside_random"] > planners["paper"]["equal_memory"]["beside_random"]
+    lines = "\n".join(table(result))
+    assert f"no load above {peak:.1f}" in lines
+    assert f"{best['mini_batch']:>11}" in lines
+    nothing = at_equal_memory(index, SamplingConfig(), "balanced", **shape, peak_load=peak / 9)
+    assert nothing is None

@@ -29,6 +29,8 @@ from lamm.errors import ConfigError, DataError, nearest_names
 
 SERIES_STEPS = 200
 """Steps of each planner that the result keeps for a figure."""
+_LARGEST = 8
+"""Times the batch size of `random` that equal memory may allow; far above what it does."""
 
 
 class CostModel(NamedTuple):
@@ -213,6 +215,71 @@ def measure(plan: Plan, index: PlanIndex, model: CostModel, seconds: float) -> d
     return result
 
 
+def at_equal_memory(
+    index: PlanIndex,
+    sampling: SamplingConfig,
+    planner: str,
+    *,
+    ranks: int,
+    batch_size: int,
+    peak_load: float,
+    seed: int = 0,
+    model: CostModel = COST_MODELS["S"],
+    segments: int | None = None,
+) -> dict[str, Any] | None:
+    """The largest mini-batches of a planner whose peak load stays within one that is given.
+
+    Found by bisection, from `batch_size` structures per rank to eight times as many.
+
+    Args:
+        index: the structures.
+        sampling: how often each subset is used.
+        planner: its name.
+        ranks: W.
+        batch_size: B to start from.
+        peak_load: the largest load that a rank may have, in atoms.
+        seed: of the plans.
+        model: what a step costs.
+        segments: S of the `paper` planners.
+
+    Returns:
+        ``mini_batch``, G; ``structures_per_rank``, G / W; ``structures_per_time``, ``imbalance``
+        and ``peak_load`` of that plan; None where even `batch_size` has a larger peak.
+    """
+
+    def of(size: int) -> dict[str, Any]:
+        plan = plan_epoch(
+            index,
+            sampling,
+            seed=seed,
+            epoch=0,
+            ranks=ranks,
+            mini_batch_size=size,
+            planner=planner,
+            segments=segments,
+        )
+        result = measure(plan, index, model, 0.0)
+        kept = ("structures_per_time", "imbalance", "peak_load")
+        return {
+            "mini_batch": size,
+            "structures_per_rank": size / ranks,
+            **{name: result[name] for name in kept},
+        }
+
+    low, high = ranks * batch_size, _LARGEST * ranks * batch_size
+    found = of(low)
+    if found["peak_load"] > peak_load:
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        one = of(middle)
+        if one["peak_load"] <= peak_load:
+            low, found = middle, one
+        else:
+            high = middle - 1
+    return found
+
+
 def bench_balance(
     index: PlanIndex,
     sampling: SamplingConfig,
@@ -223,6 +290,7 @@ def bench_balance(
     planners: Sequence[str] | None = None,
     model: CostModel = COST_MODELS["S"],
     segments: int | None = None,
+    equal_memory: bool = False,
     source: str = "",
     keep: Callable[[str, Plan], None] | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -238,13 +306,17 @@ def bench_balance(
         planners: which; all where left out. `random` is always planned, to compare with.
         model: what a step costs.
         segments: S of the `paper` planners.
+        equal_memory: also find the largest mini-batches of each whose peak load is no higher than
+            that of `random`.
         source: what the structures are, for the reader of the result.
         keep: called with the name and plan of each planner asked for.
         progress: told what happens next.
 
     Returns:
-        ``settings``; ``planners``: of each what `measure` gives, and ``beside_random``, its
-        simulated throughput over that of `random`; versions, device and seed.
+        ``settings``; ``planners``: of each what `measure` gives, ``beside_random``, its simulated
+        throughput over that of `random`, and if wanted ``equal_memory``, what `at_equal_memory`
+        gives with ``beside_random`` (None where a plan of the same batches has a higher peak);
+        versions, device and seed.
     """
     wanted = list(PLANNERS) if planners is None else list(dict.fromkeys(planners))
     for name in wanted:
@@ -269,8 +341,28 @@ def bench_balance(
         found[name]["planning_cpu_ms_per_step"] = 1e3 * cpu_seconds / plan.num_steps
         if keep is not None and name in wanted:
             keep(name, plan)
-    for one in found.values():
-        one["beside_random"] = one["structures_per_time"] / found["random"]["structures_per_time"]
+    baseline = found["random"]
+    for name, one in found.items():
+        one["beside_random"] = one["structures_per_time"] / baseline["structures_per_time"]
+        if not equal_memory:
+            continue
+        progress(f"planner {name} in equal memory")
+        larger = at_equal_memory(
+            index,
+            sampling,
+            name,
+            ranks=ranks,
+            batch_size=batch_size,
+            peak_load=baseline["peak_load"],
+            seed=seed,
+            model=model,
+            segments=segments,
+        )
+        if larger is not None:
+            larger["beside_random"] = (
+                larger["structures_per_time"] / baseline["structures_per_time"]
+            )
+        one["equal_memory"] = larger
     return {
         "settings": {
             "source": source,
@@ -306,6 +398,30 @@ def table(result: dict[str, Any]) -> list[str]:
         )
         if "peak_memory_gib" in one:
             lines[-1] += f"  {one['peak_memory_gib']:.2f} GiB"
+    lines += _equal_memory_lines(result["planners"])
     if model["kib_per_atom"] is None:
         lines.append("Peak memory per rank: give --kib-per-atom, what a load of one atom takes.")
+    return lines
+
+
+def _equal_memory_lines(planners: dict[str, Any]) -> list[str]:
+    """What equal memory allows, where it was asked for."""
+    if "equal_memory" not in planners["random"]:
+        return []
+    limit = planners["random"]["peak_load"]
+    lines = [
+        f"in equal memory: the largest mini-batches with no load above {limit:.1f}, random's peak",
+        f"{'':16}{'mini-batch':>11}{'per rank':>10}{'x random':>10}{'imbalance':>11}",
+    ]
+    for name, one in planners.items():
+        larger = one["equal_memory"]
+        lines.append(
+            f"{name:16}"
+            + (
+                "   its peak is higher with the same batches"
+                if larger is None
+                else f"{larger['mini_batch']:>11}{larger['structures_per_rank']:>10.2f}"
+                f"{larger['beside_random']:>10.3f}{larger['imbalance']:>11.4f}"
+            )
+        )
     return lines

@@ -194,6 +194,9 @@ def balance_command(
     kib_per_atom: Annotated[
         float | None, typer.Option(min=0, help="Memory of a load of one atom, in KiB.")
     ] = None,
+    equal_memory: Annotated[
+        bool, typer.Option(help="Also the largest batches within the peak load of `random`.")
+    ] = True,
     to: Annotated[Path | None, typer.Option(help="npz file for the plan of one planner.")] = None,
     to_json: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
     as_json: JsonFlag = False,
@@ -234,6 +237,7 @@ def balance_command(
         planners=names,
         model=chosen.model._replace(**given),
         segments=segments,
+        equal_memory=equal_memory,
         source=chosen.source,
         keep=keep,
         progress=lambda text: logger.info("%s ...", text),

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 
 from lamm.balance.plan import PlanIndex
 from lamm.balance.population import TABLE_2, population
-from lamm.bench.balance import COST_MODELS, CostModel, bench_balance, index_of
+from lamm.bench.balance import COST_MODELS, bench_balance, index_of
 from lamm.data.sampling import SamplingConfig
 from lamm.evaluate.balance_figure import balance_figure, balance_rows
 from lamm.reproduce.outcome import Outcome, Picture, Table
@@ -18,8 +18,6 @@ from lamm.schema import Frozen
 
 OC20 = next(number for number, row in enumerate(TABLE_2) if row.name == "OC20")
 PAPER, OURS = "paper", "balanced"
-_LARGEST = 8
-"""Times the batch size of `random` that equal memory may allow; far above what it does."""
 
 
 class Case(Frozen):
@@ -52,40 +50,6 @@ def only_subset(index: PlanIndex, subset: int) -> PlanIndex:
     )
 
 
-def at_equal_memory(
-    index: PlanIndex, case: Case, model: CostModel, planner: str, peak: float, seed: int
-) -> dict[str, Any] | None:
-    """The largest batches of a planner whose peak load stays within one that is given.
-
-    Args:
-        index: the structures.
-        case: ranks, and the batch size to start from.
-        model: what a step costs.
-        planner: its name.
-        peak: the largest load that a rank may have, in atoms.
-        seed: of the plan.
-
-    Returns:
-        What `lamm.bench.balance.measure` says of that plan, with its ``batch_size``; None where
-        even the batch size of the case has a larger peak.
-    """
-    found = None
-    for batch_size in range(case.batch_size, _LARGEST * case.batch_size + 1):
-        result = bench_balance(
-            index,
-            SamplingConfig(),
-            ranks=case.ranks,
-            batch_size=batch_size,
-            seed=seed,
-            planners=[planner],
-            model=model,
-        )["planners"][planner]
-        if result["peak_load"] > peak:
-            break
-        found = {**result, "batch_size": batch_size}
-    return found
-
-
 def compare_step_times(settings: StepTimesExperiment) -> Outcome:
     """Throughput of the planners beside `random`, with equal batches and with equal memory."""
     counts = population(settings.structures, settings.seed)
@@ -101,7 +65,12 @@ def compare_step_times(settings: StepTimesExperiment) -> Outcome:
             "model": model,
         }
         joint = bench_balance(
-            index, SamplingConfig(), planners=[PAPER, OURS], source="joint", **shape
+            index,
+            SamplingConfig(),
+            planners=[PAPER, OURS],
+            equal_memory=True,
+            source="joint",
+            **shape,
         )
         alone = bench_balance(
             only_subset(index, OC20), SamplingConfig(temperature=1), planners=[PAPER], **shape
@@ -110,15 +79,13 @@ def compare_step_times(settings: StepTimesExperiment) -> Outcome:
         slower = baseline["step_time"]["mean"] / alone["planners"]["random"]["step_time"]["mean"]
         gains: dict[str, Any] = {}
         for planner in (PAPER, OURS):
-            larger = at_equal_memory(
-                index, case, model, planner, baseline["peak_load"], settings.seed
-            )
+            larger = joint["planners"][planner]["equal_memory"]
             gains[planner] = {
                 "same_batch": joint["planners"][planner]["beside_random"],
-                "equal_memory": None
+                "equal_memory": None if larger is None else larger["beside_random"],
+                "batch_size_at_equal_memory": None
                 if larger is None
-                else larger["structures_per_time"] / baseline["structures_per_time"],
-                "batch_size_at_equal_memory": None if larger is None else larger["batch_size"],
+                else larger["structures_per_rank"],
                 "imbalance": joint["planners"][planner]["imbalance"],
             }
             rows.append(
