@@ -2,7 +2,7 @@
 
 Every turn is a run of its own: W ranks under ``torchrun`` with gloo on CPU, one thread each, which
 do the same number of steps by the plan of one planner. What a rank takes until its own gradients
-are there is measured, beside what the plan's costs say.
+are there is measured, beside what the costs say that were fitted to a few steps of the model.
 """
 
 from __future__ import annotations
@@ -17,16 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from lamm.balance.cost import COST_UNIT
 from lamm.balance.plan import PLANNERS, plan_epoch
 from lamm.bench.timing import provenance, spread
 from lamm.config import RunConfig, to_yaml
 from lamm.data.joint import JointDataset
 from lamm.errors import BadAnswerError, ConfigError, nearest_names
+from lamm.models.potential import Potential, build
+from lamm.train.batches import most_neighbors
+from lamm.train.costs import StepCosts, hold_here, read_costs
+from lamm.train.distributed import World
+from lamm.train.preflight import measured, with_costs
 from lamm.typing import JSONDict
 
 DEFAULT_PLANNERS = ("random", "greedy", "paper", "balanced")
+CPU = torch.device("cpu")
 
 
 def bench_step(
@@ -49,20 +57,23 @@ def bench_step(
         progress: told about each turn.
 
     Returns:
-        Settings; for each planner the planned and the measured imbalance, the shares of the time
-        that ranks wait for each other and for data, and speeds; as JSON can hold it.
+        Settings with the fitted costs; for each planner the imbalance of the planned loads, that of
+        the simulated times and the measured one, the shares of the time that ranks wait for each
+        other (simulated and measured) and for data, and speeds; as JSON can hold it.
 
     Raises:
-        ConfigError: an unknown planner, or a budget without a batch size.
+        ConfigError: an unknown planner, or a budget in which no structure fits.
         BadAnswerError: a process failed.
     """
     for name in planners:
         if name not in PLANNERS:
             raise ConfigError(f"unknown planner '{name}'. {nearest_names(name, PLANNERS)}")
-    if config.balance.has_budget:
-        raise ConfigError(
-            "the steps of a memory budget depend on measured costs. Give `balance.batch_size`."
-        )
+    joint = JointDataset(config.data, config.seed)
+    model = build(config.model, joint.names, seed=config.seed)
+    costs = fitted_costs(config, model, joint, progress)
+    balance = with_costs(config.balance, model, joint, costs, World(0, ranks, CPU))
+    config = config.model_copy(update={"balance": balance})
+    limit = most_neighbors(joint, model.graph_config)
     turns: dict[str, list[dict[str, NDArray[np.float64]]]] = {name: [] for name in planners}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
@@ -77,9 +88,11 @@ def bench_step(
             "rounds": rounds,
             "workers": config.train.workers,
             "subsets": list(config.data.subsets),
+            "edge_share": balance.edge_share,
+            "seconds": {**costs.seconds.model_dump(), "r_squared": costs.r_squared("seconds")},
         },
         "planners": {
-            name: _summary(found, planned_imbalance(config, name, ranks, steps))
+            name: simulated(config, joint, costs, limit, name, ranks, steps) | _summary(found)
             for name, found in turns.items()
         },
         "provenance": provenance(config.seed),
@@ -91,16 +104,51 @@ def warm_up_steps(steps: int) -> int:
     return max(steps // 10, 2)
 
 
-def planned_imbalance(config: RunConfig, planner: str, ranks: int, steps: int) -> float:
-    """Slowest rank over the mean rank by the plan's costs, over the steps that are measured."""
-    from lamm.models.potential import build
-    from lamm.train.batches import most_neighbors
+def fitted_costs(
+    config: RunConfig, model: Potential, joint: JointDataset, progress: Callable[[str], None]
+) -> StepCosts:
+    """The costs that the run folder keeps for this processor, else measured on one thread."""
+    kept = read_costs(config.to, model)
+    if kept is not None and hold_here(kept, CPU, config.train.precision):
+        return kept
+    progress("costs of a step")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return measured(config, model, joint, CPU)
+    finally:
+        torch.set_num_threads(threads)
 
-    joint = JointDataset(config.data, config.seed)
-    graph = build(config.model, joint.names, seed=config.seed).graph_config
-    index = joint.plan_index(most_neighbors(joint, graph), config.balance.edge_share)
+
+def simulated(
+    config: RunConfig,
+    joint: JointDataset,
+    costs: StepCosts,
+    limit: int,
+    planner: str,
+    ranks: int,
+    steps: int,
+) -> dict[str, float]:
+    """What the costs say of the steps that are measured.
+
+    Args:
+        config: with the batch size and the share of edges of the plan.
+        joint: the data.
+        costs: time by atoms and edges.
+        limit: the most neighbours of an atom.
+        planner: its name.
+        ranks: W.
+        steps: how many are measured.
+
+    Returns:
+        ``planned_imbalance``, slowest rank over the mean one by the plan's loads;
+        ``simulated_imbalance``, the same by the fitted times; ``simulated_waiting``, the share of
+        the time that the mean rank waits then.
+    """
+    index = joint.plan_index(limit, config.balance.edge_share)
     first = warm_up_steps(steps)
-    loads: list[NDArray[np.int64]] = []
+    loads: list[NDArray[np.float64]] = []
+    times: list[NDArray[np.float64]] = []
     epoch = done = 0
     while done < first + steps:
         plan = plan_epoch(
@@ -112,10 +160,17 @@ def planned_imbalance(config: RunConfig, planner: str, ranks: int, steps: int) -
             batch_size=config.balance.structures_per_rank,
             planner=planner,
         )
-        loads.append(plan.rank_load(index.cost[index.find(plan.ids)].astype(np.int64)))
+        atoms = joint.num_atoms[plan.ids].astype(np.int64)
+        edges = np.minimum(joint.num_edges[plan.ids], limit * atoms)
+        times.append(costs.seconds.of(plan.rank_load(atoms), plan.rank_load(edges)))
+        loads.append(plan.rank_load(index.cost[index.find(plan.ids)].astype(np.int64)) / COST_UNIT)
         done, epoch = done + plan.num_steps, epoch + 1
-    load = np.concatenate(loads)[first : first + steps]
-    return float(load.max(axis=1).sum() / load.mean(axis=1).sum())
+    load, seconds = (np.concatenate(one)[first : first + steps] for one in (loads, times))
+    return {
+        "planned_imbalance": _imbalance(load),
+        "simulated_imbalance": _imbalance(seconds),
+        "simulated_waiting": 1 - 1 / _imbalance(seconds),
+    }
 
 
 def _turn(
@@ -143,14 +198,13 @@ def _turn(
     return {name: np.array(values, dtype=np.float64) for name, values in found.items()}
 
 
-def _summary(turns: Sequence[dict[str, NDArray[np.float64]]], planned: float) -> JSONDict:
+def _summary(turns: Sequence[dict[str, NDArray[np.float64]]]) -> JSONDict:
     """Figures of each turn; the spread is over turns."""
 
     def each(figure: Callable[[dict[str, NDArray[np.float64]]], float]) -> dict[str, float]:
         return spread([figure(turn) for turn in turns])
 
     return {
-        "planned_imbalance": planned,
         "measured_imbalance": each(lambda turn: _imbalance(turn["own"])),
         "measured_imbalance_cpu": each(lambda turn: _imbalance(turn["own_cpu"])),
         "waiting_for_ranks": each(lambda turn: _share(turn, "others")),
@@ -178,14 +232,16 @@ def table(result: dict[str, Any]) -> list[str]:
     settings = result["settings"]
     lines = [
         f"{settings['ranks']} ranks, {settings['structures_per_rank']} structures on each, "
-        f"{settings['steps']} steps; medians over {settings['rounds']} rounds",
-        f"{'':16}{'imbalance':>10}{'measured':>10}{'by CPU':>9}{'waiting for':>13}{'':>9}"
-        f"{'ms':>9}{'atoms':>9}",
-        f"{'':16}{'planned':>10}{'':>10}{'time':>9}{'ranks':>13}{'data':>9}{'a step':>9}{'a s':>9}",
+        f"{settings['steps']} steps; medians over {settings['rounds']} rounds; edges cause "
+        f"{settings['edge_share']:.0%} of a full atom's time",
+        f"{'':16}{'imbalance':>10}{'simu-':>9}{'measured':>10}{'by CPU':>9}{'waiting for':>13}"
+        f"{'':>9}{'ms':>9}{'atoms':>9}",
+        f"{'':16}{'planned':>10}{'lated':>9}{'':>10}{'time':>9}{'ranks':>13}{'data':>9}"
+        f"{'a step':>9}{'a s':>9}",
     ]
     for name, one in result["planners"].items():
         lines.append(
-            f"{name:16}{one['planned_imbalance']:>10.3f}"
+            f"{name:16}{one['planned_imbalance']:>10.3f}{one['simulated_imbalance']:>9.3f}"
             f"{one['measured_imbalance']['median']:>10.3f}"
             f"{one['measured_imbalance_cpu']['median']:>9.3f}"
             f"{one['waiting_for_ranks']['median']:>13.1%}"
