@@ -1,10 +1,18 @@
 """Noise has no mean to predict, is its own label, and depends on nothing but its key (Sec. 3.3)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from lamm.data.denoising import DenoisingConfig, center_noise, denoising_structure, draw_noise
+from lamm.data.denoising import (
+    DenoisingConfig,
+    center_noise,
+    denoising_structure,
+    draw_noise,
+    without_rotation,
+)
 from lamm.data.splits import hash_id
 from lamm.structure import Structure
 
@@ -98,3 +106,40 @@ def test_any_number_of_atoms_has_its_noise(num_atoms: int) -> None:
     noise = draw_noise(2**64 - 1, num_atoms, 0.1, 0, 2**31 - 1)
     assert noise.shape == (num_atoms, 3)
     assert (noise != 0).all()
+
+
+BENT = np.array([[0.0, 0.0, 0.0], [1.1, 0.2, 0.0], [-0.4, 1.0, 0.3], [0.5, -0.7, 0.9]])
+LINE = np.array([[0.0, 0.0, 0.0], [1.2, 0.0, 0.0], [2.3, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize("positions", [BENT, LINE, BENT[:2], BENT[:1]], ids=len)
+def test_noise_without_rotation_has_no_momentum_and_is_left_alone_again(positions) -> None:
+    noise = draw_noise(5, len(positions), 0.3, 0, 0)
+    noise -= noise.mean(axis=0)
+    still = without_rotation(noise, positions)
+    arms = positions - positions.mean(axis=0)
+    assert np.cross(arms, still).sum(axis=0) == pytest.approx(np.zeros(3), abs=1e-12)
+    assert still.sum(axis=0) == pytest.approx(np.zeros(3), abs=1e-12)
+    assert without_rotation(still, positions) == pytest.approx(still, abs=1e-12)
+    assert np.square(still).sum() <= np.square(noise).sum()  # the nearest such noise
+
+
+def test_what_only_turns_a_structure_is_removed_and_what_bends_it_is_not() -> None:
+    turn = np.cross(np.array([0.1, -0.2, 0.3]), BENT - BENT.mean(axis=0))
+    assert without_rotation(turn, BENT) == pytest.approx(np.zeros_like(BENT), abs=1e-12)
+    bend = np.array([[0.0, 0.1, 0.0], [0.0, -0.2, 0.0], [0.0, 0.1, 0.0]])
+    assert np.abs(without_rotation(bend, LINE)[:, 1]).max() > 0.05
+
+
+def test_turned_false_leaves_crystals_and_the_draws_as_they_are(molecule: Structure) -> None:
+    centred = DenoisingConfig(std=0.1)
+    still = DenoisingConfig(std=0.1, turned=False)
+    first, second = (denoising_structure(molecule, 7, one, 0, 0) for one in (centred, still))
+    assert not np.allclose(first.positions, second.positions)
+    assert first.positions + first.forces == pytest.approx(molecule.positions, abs=1e-6)
+    assert second.positions + second.forces == pytest.approx(molecule.positions, abs=1e-6)
+    crystal = replace(molecule, cell=9.0 * np.eye(3), pbc=np.array([True] * 3))
+    first, second = (denoising_structure(crystal, 7, one, 0, 0) for one in (centred, still))
+    assert np.array_equal(first.positions, second.positions)
+    with pytest.raises(ValueError, match="needs `centred: true`"):
+        DenoisingConfig(turned=False, centred=False)

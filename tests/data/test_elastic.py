@@ -8,8 +8,11 @@ import pytest
 from lamm.data.denoising import DenoisingConfig, denoising_structure
 from lamm.data.elastic import STIFFNESS, elastic_labels
 from lamm.data.joint import DataConfig, JointDataset
+from lamm.errors import ConfigError
+from lamm.models.potential import ModelConfig, build
 from lamm.structure import Structure
-from small import small_store
+from lamm.train.run import check_labels
+from small import SMALL_MODELS, small_store
 
 WATER = Structure(
     np.array([8, 1, 1], np.uint8),
@@ -85,3 +88,28 @@ def test_a_subset_has_energies_and_forces_with_scales_of_their_own(tmp_path: Pat
     assert normalisation.force_scale == pytest.approx(rms, rel=0.3)
     assert normalisation.energy_scale > 0
     assert normalisation.has_forces
+
+
+def test_the_energy_may_stand_beside_the_displacement(tmp_path: Path) -> None:
+    both = DenoisingConfig(std=0.2, labels="displacement_and_energy")
+    one = denoising_structure(WATER, 3, both, 0, 0)
+    plain = denoising_structure(WATER, 3, DenoisingConfig(std=0.2), 0, 0)
+    assert np.array_equal(one.forces, plain.forces)
+    assert one.energy == elastic_labels(WATER, -one.forces)[0]
+    store = str(small_store(tmp_path / "store", labels=""))
+    labels = {"std": 0.2, "labels": "displacement_and_energy"}
+    config = {"subsets": {"a": {"store": store, "denoising": labels}}}
+    joint = JointDataset(DataConfig.model_validate(config), seed=0)
+    assert joint.is_denoising.tolist() == [True]
+    assert joint.has_energy[joint.ids("train")].all()
+    scales = joint.subsets[0].normalisation()
+    assert scales.force_scale == 0.2
+    assert scales.energy_scale > 0
+    assert not scales.reference_energies.any()
+    direct, gradient = (
+        build(ModelConfig.model_validate(SMALL_MODELS["painn"] | {"forces": forces}), joint.names)
+        for forces in ("direct", "gradient")
+    )
+    check_labels(direct, joint)
+    with pytest.raises(ConfigError, match="which displacements aren't"):
+        check_labels(gradient, joint)

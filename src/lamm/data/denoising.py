@@ -10,13 +10,16 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from lamm.data.elastic import elastic_labels
 from lamm.keyed import key_of
 from lamm.schema import Frozen
 from lamm.structure import Structure
+
+_SINGULAR = 1e-8
+"""Of the largest moment of inertia; a smaller one is that of a line's own axis."""
 
 
 class DenoisingConfig(Frozen):
@@ -27,15 +30,32 @@ class DenoisingConfig(Frozen):
     centred: bool = True
     """Whether each structure's mean displacement is removed (Fig. 3b); false is the baseline of
     Fig. 3(a)."""
-    labels: Literal["displacement", "elastic"] = "displacement"
+    turned: bool = True
+    """Whether the noise may also turn a structure, which can't be seen either; false removes that
+    from the noise of structures that aren't periodic (`without_rotation`)."""
+    labels: Literal["displacement", "elastic", "displacement_and_energy"] = "displacement"
     """``displacement``: the way back, in Å, in place of forces (Sec. 3.3). ``elastic``: energy and
-    forces of an elastic network that is at rest in the structure as it is
-    (`lamm.data.elastic`)."""
+    forces of an elastic network that is at rest in the structure as it is (`lamm.data.elastic`).
+    ``displacement_and_energy``: the way back in place of forces, and the energy of that network;
+    for models with a head of their own for forces."""
+
+    @model_validator(mode="after")
+    def _turns_what_is_centred(self) -> "DenoisingConfig":
+        if not self.turned and not self.centred:
+            raise ValueError(
+                "`turned: false` needs `centred: true`: a rotation is about the centre"
+            )
+        return self
 
     @property
-    def is_elastic(self) -> bool:
-        """Whether the labels are energies and forces, in eV and Å."""
-        return self.labels == "elastic"
+    def gives_energy(self) -> bool:
+        """Whether there is an energy label, in eV."""
+        return self.labels != "displacement"
+
+    @property
+    def gives_displacement(self) -> bool:
+        """Whether displacements, in Å, are in place of forces."""
+        return self.labels != "elastic"
 
 
 def center_noise(
@@ -60,6 +80,34 @@ def center_noise(
     num_atoms = torch.bincount(structure_index, minlength=num_structures)  # (B,)
     mean = total / num_atoms.clamp(min=1)[:, None].to(noise)
     return noise - mean[structure_index]  # (N, 3)
+
+
+def without_rotation(
+    noise: Float64[np.ndarray, "atoms 3"], positions: Float64[np.ndarray, "atoms 3"]
+) -> Float64[np.ndarray, "atoms 3"]:
+    r"""Remove what turns a structure as a whole from its noise, to first order.
+
+    As with the mean, a model that is equivariant cannot tell a turned structure from the original.
+    With :math:`r_i` from the centre of the atoms and I their tensor of inertia at unit masses,
+
+    .. math::
+
+        \Delta x_i \leftarrow \Delta x_i - \omega \times r_i, \quad
+        \omega = I^{-1} \sum_j r_j \times \Delta x_j
+
+    Args:
+        noise: displacement of each atom in Å, their mean removed.
+        positions: where the atoms were, in Å.
+
+    Returns:
+        Displacements in Å without angular momentum; the noise of a linear molecule still bends it.
+    """
+    arms = positions - positions.mean(axis=0)
+    squares = np.square(arms).sum()
+    inertia = squares * np.eye(3) - arms.T @ arms  # (3, 3)
+    angular = np.cross(arms, noise).sum(axis=0)
+    turn = np.linalg.pinv(inertia, rcond=_SINGULAR, hermitian=True) @ angular
+    return noise - np.cross(turn, arms)
 
 
 def draw_noise(
@@ -96,8 +144,8 @@ def denoising_structure(
     """The structure with noise on its positions and the way back as its forces.
 
     The label is the negative of the displacement, in Å, and takes the place of forces in the loss
-    (Sec. 3.3); or energy and forces of an elastic network. Labels of the structure itself are left
-    out; all atoms move, so none is fixed.
+    (Sec. 3.3); there may be energy, or energy and forces, of an elastic network. Labels of the
+    structure itself are left out; all atoms move, so none is fixed.
 
     Args:
         structure: where the noise is put on.
@@ -113,9 +161,12 @@ def denoising_structure(
     if config.centred:
         one_structure = torch.zeros(structure.num_atoms, dtype=torch.int64)
         noise = center_noise(torch.from_numpy(noise), one_structure, 1).numpy()
+    if not config.turned and not structure.pbc.any():
+        noise = without_rotation(noise, structure.positions.astype(np.float64))
     energy, forces = None, -noise
-    if config.is_elastic:
-        energy, forces = elastic_labels(structure, noise)
+    if config.gives_energy:
+        energy, elastic_forces = elastic_labels(structure, noise)
+        forces = forces if config.gives_displacement else elastic_forces
     return replace(
         structure,
         positions=structure.positions.astype(np.float64) + noise,

@@ -117,7 +117,7 @@ class Subset:
         self.has_energy = compact_mask(index.has_energy & (wanted is None or "energy" in wanted))
         self.has_forces = compact_mask(index.has_forces & (wanted is None or "forces" in wanted))
         if self.denoising is not None:
-            self.has_energy = constant(self.denoising.is_elastic, len(self.store))
+            self.has_energy = constant(self.denoising.gives_energy, len(self.store))
             self.has_forces = constant(True, len(self.store))
         elif not (self.has_energy | self.has_forces).any():
             raise ConfigError(
@@ -187,13 +187,13 @@ class Subset:
         normalisation = self.store.normalisation()
         if self.denoising is None:
             return normalisation
-        if self.denoising.is_elastic:
-            return self._elastic_normalisation()
+        if self.denoising.gives_energy:
+            return self._elastic_normalisation(self.denoising)
         return normalisation._replace(
             energy_scale=1.0, force_scale=self.denoising.std, has_forces=True
         )
 
-    def _elastic_normalisation(self) -> Normalisation:
+    def _elastic_normalisation(self, denoising: DenoisingConfig) -> Normalisation:
         """No reference energies, and scales of a sample: displaced, whatever the run's seed."""
         rows = self.rows("train")
         chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _ELASTIC_SAMPLE)).astype(int)]
@@ -205,8 +205,9 @@ class Subset:
             forces.add(one.forces)
         known = self.store.normalisation().known
         scale = float(np.sqrt(np.square(energies).mean()))
+        force_scale = denoising.std if denoising.gives_displacement else forces.solve() or 1.0
         return Normalisation(
-            np.zeros(NUM_ELEMENTS), known, scale or 1.0, forces.solve() or 1.0, has_forces=True
+            np.zeros(NUM_ELEMENTS), known, scale or 1.0, force_scale, has_forces=True
         )
 
 
@@ -239,7 +240,7 @@ class JointDataset:
         """(D,) whether the subset's labels are displacements, in Å, in place of forces."""
         return np.array(
             [
-                subset.denoising is not None and not subset.denoising.is_elastic
+                subset.denoising is not None and subset.denoising.gives_displacement
                 for subset in self.subsets
             ]
         )

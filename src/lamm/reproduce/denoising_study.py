@@ -68,7 +68,7 @@ class DenoisingStudy(Experiment):
                 raise ValueError(f"{entry}: no '{name}'. {nearest_names(name, known)}")
         noises = {name: one.denoising for name, one in self.objectives.items()}
         for name, noise in {**noises, "common_noise": self.common_noise}.items():
-            if noise.is_elastic:
+            if not noise.gives_displacement:
                 raise ValueError(
                     f"'{name}' has elastic labels, and no error in Å that Fig. 7 could compare. "
                     "Compare it by fine-tuning, as an arm of table3."
