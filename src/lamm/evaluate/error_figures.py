@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from lamm.errors import ConfigError
@@ -17,6 +18,8 @@ from lamm.evaluate.style import FAINT, PALETTE, WIDTH, log_axis, new_figure, pla
 _BINS_PER_DECADE = 8
 _DECADES = 7
 """Errors below the largest one by more than this are counted with the smallest that is shown."""
+_CROWDED = 4.2
+"""Decades from which every other one has a label."""
 MOST_ELEMENTS = 24
 """Elements that `error_breakdown` draws: the most frequent. Its data has all of them."""
 _COLOURS = {"MAE": PALETTE[1], "median": PALETTE[2], "RMSE": PALETTE[3]}
@@ -49,6 +52,8 @@ def error_distributions(panels: Sequence[Parity]) -> Figure:
         axes.set_xlabel(f"absolute error (m{panel.unit})")
         axes.set_ylabel("share of labels (%)")
         log_axis(axes, "x")
+        if np.log10(edges[-1] / edges[0]) > _CROWDED:
+            axes.xaxis.set_major_locator(LogLocator(base=100))
         if len(error) and error.max() > 0:
             axes.legend(loc="upper left", handlelength=1.0, fontsize=7)
     return figure
@@ -136,16 +141,14 @@ def _bars(
     places = room - 1 - np.arange(len(rows))
     mean = [row[key.format("mae")] for row in rows]
     median = [row[key.format("median")] for row in rows]
-    axes.barh(places, mean, height=0.66, color=PALETTE[0], alpha=0.85, label="MAE")
-    axes.plot(
-        median, places, "D", color="white", markeredgecolor=FAINT, markersize=4, label="median"
-    )
+    axes.barh(places, mean, height=0.66, color=PALETTE[0], alpha=0.85)
+    axes.plot(median, places, "D", color="white", markeredgecolor=FAINT, markersize=4)
     counts = [row["atoms" if name == "element" else "structures"] for row in rows]
     labels = [f"{row[name]}  ({count:,})" for row, count in zip(rows, counts, strict=True)]
     axes.set_yticks(places, labels)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set(title=title, ylim=(-0.8, room - 0.2))
-    axes.set_xlabel("error (meV/atom)" if "energy" in key else "error (meV/Å)")
+    unit = "meV/atom" if "energy" in key else "meV/Å"
+    axes.set_xlabel(f"MAE (bar), median ({unit})", fontsize=8.5)
     axes.xaxis.set_major_formatter(plain_number)
-    axes.legend(loc="lower right", fontsize=7, frameon=True, framealpha=0.85, edgecolor="none")

@@ -222,7 +222,8 @@ def _by_name(
     size: float,
     named: Sequence[int],
 ) -> None:
-    _scatter(axes, points[order], jmol_colors[element[order]], size, alpha=0.35)
+    _scatter(axes, points[order], jmol_colors[element[order]], size, alpha=0.45,
+             linewidths=0.25, edgecolors="#9a9a9a")  # fmt: skip
     anchors = []
     for number in named:
         own = points[element == number]
