@@ -16,7 +16,7 @@ from lamm.data.store import Store
 from lamm.errors import ConfigError, DataError
 from lamm.evaluate.curves import read_metrics
 from lamm.evaluate.predict import predict
-from lamm.finetune import Request, config_for, finetune
+from lamm.finetune import Request, config_for, finetune, ranking
 from lamm.finetune.ranking import rank_heads
 from lamm.finetune.request import parse_time
 from lamm.structure import Structure
@@ -192,6 +192,21 @@ def test_the_head_of_the_same_data_ranks_first(base: Path):
     assert best.energy_mae == pytest.approx(0, abs=1e-2)
     assert best.forces_mae == pytest.approx(0, abs=1e-2)
     assert best.energy_factor == pytest.approx(1, abs=1e-4)
+
+
+def test_forces_of_a_few_structures_and_energies_of_all_rank_the_heads(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = load(base)
+    structures = [small_structure(np.random.default_rng(5), f"x/{n}") for n in range(9)]
+    zero = Normalisation(np.zeros(119), np.ones(119, dtype=bool), 1.0, 1.0)
+    monkeypatch.setattr(ranking, "MAX_FORCES", 3)
+    found = {fit.head: fit for fit in rank_heads(model, structures, zero)}
+    few = {fit.head: fit for fit in rank_heads(model, [structures[n] for n in (0, 4, 8)], zero)}
+    for head, fit in found.items():
+        assert fit.force_factor == few[head].force_factor
+        assert fit.forces_mae == few[head].forces_mae
+        assert fit.energy_mae != few[head].energy_mae
 
 
 def test_a_frozen_encoder_doesnt_move(base: Path, tmp_path: Path):

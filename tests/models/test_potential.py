@@ -43,6 +43,14 @@ def test_physical_units_are_the_normalised_ones_scaled_and_shifted(name):
         assert_close(physical.forces[:, d], forces, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("config", [*MODELS.values(), GRADIENT], ids=[*MODELS, "gradient"])
+def test_energies_alone_are_those_beside_the_forces(config):
+    model = small_model(config)
+    batch = batch_of(AWKWARD, model)
+    with torch.no_grad():
+        assert_close(model.energies(batch), model(batch).energy, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_can_start_at_the_references(name):
     model = small_model(MODELS[name])

@@ -65,7 +65,7 @@ def denoising_file(tmp_path: Path, stores: dict[str, str]) -> Path:
 @pytest.fixture
 def finetuning_file(tmp_path: Path, stores: dict[str, str]) -> Path:
     """Table 3 in small, with one model and two arms."""
-    arms = ("pretrained_0", "pretrained_5", "labelled", "unlabelled")
+    arms = ("pretrained_0", "pretrained_5", "best_head", "labelled", "unlabelled")
     study = {"model": MODEL, "paper": "LaMM-S", "pretrain": STAGE, "finetune": STAGE}
     return written(
         tmp_path / "table3.yaml",

@@ -21,7 +21,10 @@ from lamm.models.potential import Potential
 from lamm.structure import Structure
 
 MAX_RANKED = 500
-"""Training structures that heads are ranked on: enough to tell heads apart within seconds."""
+"""Training structures whose energies heads are ranked on: references need many, of all elements."""
+MAX_FORCES = 48
+"""Those of them whose forces are looked at: each has many labels, and where forces are a gradient,
+each head takes a backward pass."""
 FACTORS = (0.25, 4.0)
 """Bounds of the factors. A head beyond them predicts something else, such as noise."""
 
@@ -48,16 +51,14 @@ class _Outputs(NamedTuple):
     energy: NDArray[np.float64]
     """(S, D) eV."""
     forces: NDArray[np.float64]
-    """(N, D, 3) eV/Å; of atoms with a label."""
+    """(N, D, 3) eV/Å; of the atoms with a label in at most `MAX_FORCES` of the structures."""
     labels: NDArray[np.float64]
     """(N, 3) eV/Å."""
 
 
 def rows_to_rank(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """At most `MAX_RANKED` of some rows, evenly chosen."""
-    if len(rows) <= MAX_RANKED:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, MAX_RANKED).astype(np.int64)]
+    return rows[_evenly(len(rows), MAX_RANKED)]
 
 
 def rank_heads(
@@ -78,28 +79,35 @@ def rank_heads(
     return sorted(fits, key=lambda fit: fit.score)
 
 
+def _evenly(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many of the numbers from 0, evenly chosen."""
+    if count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).astype(np.int64)
+
+
 def _predict(model: Potential, structures: Sequence[Structure]) -> _Outputs:
-    energies, forces, labels = [], [], []
     was_training = model.training
     model.eval()
-    for part in in_batches(structures, 32):
-        batch = GraphBatch.from_structures(part, model.graph_config, dtype=torch.float64)
-        batch = batch.to(model.energy_scale.device)
-        with torch.no_grad():
-            predicted = model(batch)
-        reference = composition_counts(part) @ model.reference_energies.cpu().numpy().T
-        energies.append(
-            predicted.energy.cpu().numpy() - reference - model.energy_shift.cpu().numpy()
-        )
-        labelled = batch.free & batch.has_forces[batch.structure_index]
-        forces.append(predicted.forces[labelled].double().cpu().numpy())
-        labels.append(batch.forces[labelled].cpu().numpy())
+    energies, forces, labels = [], [], []
+    with torch.no_grad():
+        for part in in_batches(structures, 32):
+            reference = composition_counts(part) @ model.reference_energies.cpu().numpy().T
+            predicted = model.energies(_batch(model, part)).cpu().numpy()
+            energies.append(predicted - reference - model.energy_shift.cpu().numpy())
+        some = [structures[place] for place in _evenly(len(structures), MAX_FORCES)]
+        for part in in_batches(some, 32):
+            batch = _batch(model, part)
+            labelled = batch.free & batch.has_forces[batch.structure_index]
+            forces.append(model(batch).forces[labelled].double().cpu().numpy())
+            labels.append(batch.forces[labelled].cpu().numpy())
     model.train(was_training)
-    return _Outputs(
-        np.concatenate(energies),
-        np.concatenate(forces),
-        np.concatenate(labels),
-    )
+    return _Outputs(np.concatenate(energies), np.concatenate(forces), np.concatenate(labels))
+
+
+def _batch(model: Potential, structures: Sequence[Structure]) -> GraphBatch:
+    batch = GraphBatch.from_structures(structures, model.graph_config, dtype=torch.float64)
+    return batch.to(model.energy_scale.device)
 
 
 def _fit(

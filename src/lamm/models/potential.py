@@ -121,6 +121,21 @@ class Potential(nn.Module):
         energy = energy.double() * energy_scale + self._reference(batch, subset_index)
         return Prediction(energy, forces, stress, features.scalars, features.vectors)
 
+    def energies(self, batch: GraphBatch) -> Tensor:
+        """Energies of all outputs alone, (B, D) in eV, float64.
+
+        Where forces are the energy's gradient, each output's would cost a backward pass.
+
+        Args:
+            batch: structures and their edges.
+        """
+        if batch.atomic_numbers.device.type == "cpu":
+            self._check_elements(batch.atomic_numbers)
+        batch = batch.with_edges_for(self.graph_config)
+        features = self._encode(batch, self._edge_vectors(batch))
+        energy = self._energy(features, batch, None).double()
+        return energy * self.energy_scale[None] + self._reference(batch, None)
+
     def _edge_vectors(self, batch: GraphBatch) -> Tensor:
         """(E, 3) in the precision of the weights."""
         return edge_vectors(batch).to(self.encoder.embedding.weight.dtype)
