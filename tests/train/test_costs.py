@@ -19,7 +19,7 @@ from lamm.errors import BadAnswerError, ConfigError
 from lamm.models.potential import build
 from lamm.train import preflight
 from lamm.train.batches import most_neighbors
-from lamm.train.costs import COSTS, fit, peak_bytes, read_costs, sample_parts, save_costs
+from lamm.train.costs import COSTS, Prior, fit, peak_bytes, read_costs, sample_parts, save_costs
 from lamm.train.distributed import World
 from lamm.train.preflight import measured, settle_balance
 from lamm.train.run import pretrain
@@ -52,6 +52,28 @@ def test_a_fit_of_noisy_numbers_is_near_and_never_negative():
     assert 0.01 < found.error < 0.2
 
 
+def test_where_atoms_and_edges_go_together_the_prior_decides_between_them():
+    prior = Prior(edge_share=0.65, max_neighbors=20)
+
+    def share(found) -> float:
+        edges = 20 * found.per_edge
+        return edges / (found.per_atom + edges)
+
+    rng = np.random.default_rng(1)
+    alike = []
+    for atoms in (20, 60, 200, 600, 2000):
+        value = (0.01 + 2e-4 * atoms) * (1 + 0.1 * rng.normal())
+        edges = atoms * 20 * (1 + 0.01 * rng.normal())
+        alike.append({"atoms": atoms, "edges": edges, "seconds": value})
+    assert share(fit(alike, "seconds", prior)) == pytest.approx(0.65, abs=0.05)
+    assert share(fit(alike, "seconds")) in (pytest.approx(0, abs=1e-6), pytest.approx(1))
+    # Where they don't, the measurements do: exactly without noise, and nearly with little of it.
+    exact = fit(list(batches(0.02, 1e-4, 3e-6)), "seconds", prior)
+    assert exact.per_edge == pytest.approx(3e-6, rel=1e-6)
+    noisy = fit(list(batches(0.02, 1e-4, 3e-6, noise=0.03)), "seconds", prior)
+    assert share(noisy) == pytest.approx(6e-5 / 1.6e-4, abs=0.08)
+
+
 def test_too_few_steps_are_no_fit():
     with pytest.raises(BadAnswerError, match="expected at least three"):
         fit(list(batches(1, 1, 1))[:2], "seconds")
@@ -80,10 +102,10 @@ def joint(config):
     return JointDataset(config.data, config.seed)
 
 
-def test_batches_of_small_and_of_large_structures_are_measured(joint):
+def test_batches_of_few_and_of_many_neighbours_are_measured(joint):
     parts = list(sample_parts(joint, 0))
-    mean = [joint.num_atoms[part].mean() for part in parts]
-    assert mean[0] < mean[1]
+    degree = [(joint.num_edges[part] / joint.num_atoms[part]).mean() for part in parts]
+    assert degree[0] < degree[2] < degree[1]
     assert all(len(part) for part in parts)
     assert set(np.concatenate(parts)) <= set(joint.ids("train"))
 

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -93,15 +93,28 @@ class StepCosts(Frozen):
         return float(1 - ((values - fitted) ** 2).sum() / ((values - values.mean()) ** 2).sum())
 
 
-def fit(batches: Sequence[dict[str, float]], what: str) -> LinearCost:
+class Prior(NamedTuple):
+    """What is expected of the share of edges where the measured batches can't tell."""
+
+    edge_share: float
+    """Of the cost of an atom with all neighbours."""
+    max_neighbors: int
+    """How many those are."""
+    width: float = 0.25
+    """Standard deviation of the share."""
+
+
+def fit(batches: Sequence[dict[str, float]], what: str, prior: Prior | None = None) -> LinearCost:
     """Non-negative least squares, errors weighted by 1 / sqrt(value).
 
     Between relative errors, by which the small batches would decide, and absolute ones, by which
-    the largest alone would.
+    the largest alone would. Atoms and edges often go together, and noise alone would then decide
+    which of them costs; a prior counts as much as the scatter of the measurements leaves open.
 
     Args:
         batches: atoms, edges, seconds and bytes of each.
         what: ``seconds`` or ``bytes``.
+        prior: the expected share of edges; none where the values have no noise.
 
     Raises:
         BadAnswerError: too few batches, or nothing that grows with them.
@@ -113,24 +126,41 @@ def fit(batches: Sequence[dict[str, float]], what: str) -> LinearCost:
             f"{len(batches)} steps were measured ({what}: {values.tolist()}); expected at least "
             "three that cost something. Give `balance.batch_size` instead of a budget."
         )
-    scale = columns.max(axis=0).clip(min=1)
     weight = 1 / np.sqrt(values)
-    found, _ = nnls(columns / scale * weight[:, None], values * weight)
-    found = found / scale
+    rows, right = columns * weight[:, None], values * weight
+    found = _non_negative(rows, right)
+    if prior is not None:
+        left = right - rows @ found
+        scatter = float(np.sqrt(np.square(left).sum() / max(len(values) - 3, 1)))
+        full = found[1] + found[2] * prior.max_neighbors  # an atom with all neighbours
+        if full > 0:
+            share = prior.edge_share
+            row = np.array([0.0, -share, (1 - share) * prior.max_neighbors])
+            row *= scatter / (prior.width * full)
+            found = _non_negative(np.vstack([rows, row]), np.append(right, 0.0))
     error = np.median(np.abs(columns @ found / values - 1))
     return LinearCost(base=found[0], per_atom=found[1], per_edge=found[2], error=error)
+
+
+def _non_negative(rows: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Non-negative least squares of columns that may differ by orders of magnitude."""
+    scale = np.abs(rows).max(axis=0).clip(min=1e-300)
+    found: NDArray[np.float64] = nnls(rows / scale, right)[0] / scale
+    return found
 
 
 def sample_parts(joint: JointDataset, seed: int) -> Iterator[NDArray[np.int64]]:
     """Joint ids of the batches to be measured, small ones first.
 
-    Of each load there is one batch of small structures, one of large ones, and one of any.
+    Of each load there is one batch of structures whose atoms have few neighbours, one of such with
+    many, and one of any: so atoms and edges differ as much as the data allow.
     """
     ids = joint.ids("train")
     ids = ids[shuffled(len(ids), key_of("costs", seed))]
-    by_size = ids[np.argsort(joint.num_atoms[ids], kind="stable")]
+    degree = joint.num_edges[ids] / joint.num_atoms[ids]
+    by_degree = ids[np.argsort(degree, kind="stable")]
     third = max(len(ids) // 3, 1)
-    kinds = (by_size[:third], by_size[-third:], ids)
+    kinds = (by_degree[:third], by_degree[-third:], ids)
     taken = [0] * len(kinds)
     for load in LOADS:
         for number, kind in enumerate(kinds):
@@ -147,6 +177,7 @@ def measure(
     step: Callable[[GraphBatch], None],
     device: torch.device,
     precision: str,
+    prior: Prior,
     *,
     seed: int,
     seconds: float = 60.0,
@@ -159,6 +190,7 @@ def measure(
         step: forward and backward of a batch, whose gradients are thrown away.
         device: where the model is.
         precision: of the run.
+        prior: the share of edges in the time, where the measurements leave it open.
         seed: of the choice of structures.
         seconds: a batch that would probably take longer than what is left of these is not begun,
             once there are six.
@@ -189,7 +221,7 @@ def measure(
         device=_device_name(device),
         threads=torch.get_num_threads(),
         precision=precision,
-        seconds=fit(batches, "seconds"),
+        seconds=fit(batches, "seconds", prior),
         bytes=fit(batches, "bytes"),
         resident=float(resident_bytes(model, device)),
         batches=batches,
@@ -217,7 +249,7 @@ def _measure_batch(
 
 
 def _seconds(call: Callable[[], None], device: torch.device) -> float:
-    """Median time of a few calls."""
+    """Shortest time of a few calls: what else the machine does can only lengthen it."""
     spent = []
     for _ in range(REPEATS):
         _wait(device)
@@ -225,7 +257,7 @@ def _seconds(call: Callable[[], None], device: torch.device) -> float:
         call()
         _wait(device)
         spent.append(time.perf_counter() - start)
-    return float(np.median(spent))
+    return min(spent)
 
 
 def _wait(device: torch.device) -> None:

@@ -29,6 +29,7 @@ from lamm.runtime import tune_cpu
 from lamm.train.batches import most_neighbors
 from lamm.train.costs import (
     LinearCost,
+    Prior,
     StepCosts,
     free_bytes,
     hold_here,
@@ -110,7 +111,8 @@ def measured(
         counts = LabelCounts(batch.num_structures, batch.num_structures)
         loss_of(model, batch, counts, config.recipe()).total.backward()
 
-    return measure(model, joint, step, device, config.train.precision, seed=config.seed)
+    prior = Prior(config.balance.edge_share, most_neighbors(joint, model.graph_config))
+    return measure(model, joint, step, device, config.train.precision, prior, seed=config.seed)
 
 
 def with_costs(
