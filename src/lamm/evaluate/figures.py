@@ -64,6 +64,8 @@ __all__ = [
     "training_curves",
 ]
 
+_LETTERS_IN_A_ROW = 92
+"""Of a legend above a figure of full width, with seven for each mark."""
 _PANELS = (
     ("energy_mae_mev_per_atom", "Energy", "MAE (meV/atom)"),
     ("forces_mae_mev_per_ang", "Forces", "MAE (meV/Å)"),
@@ -244,7 +246,9 @@ def finetuning_curves(
     if shown:
         note = _smoothed(window)
         handles.append(Line2D([], [], color=FAINT, alpha=0.6, linewidth=1.1, label=note))
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+    letters = sum(len(str(handle.get_label())) + 7 for handle in handles)
+    rows = -(-letters // _LETTERS_IN_A_ROW)
+    figure.legend(handles=handles, loc="outside upper left", ncols=-(-len(handles) // rows))
     return figure
 
 
