@@ -11,10 +11,10 @@ from jaxtyping import Int, Integer
 
 from lamm.balance.order import stable_order
 
-_MANY_RANKS = 256
-"""From so many ranks on, loads are evened among the most uneven ranks; see `refined`."""
 _TURNS = 8
-"""Passes over those ranks; each pairs them in another way."""
+"""Passes over the most uneven ranks; each pairs them in another way."""
+_FEWEST_PAIRS = 4
+"""Pairs of such a pass where a sixteenth of the ranks is less."""
 _HEAP_RANKS, _HEAP_BATCHES = 4096, 8
 """With so many ranks or fewer mini-batches, a heap each finds the least load sooner."""
 _BLOCK = 2**18
@@ -87,20 +87,18 @@ def refined(
     cost: Integer[np.ndarray, "batches size"],
     rank: Integer[np.ndarray, "batches size"],
     ranks: int,
-    passes: int = 4,
 ) -> Int[np.ndarray, "batches size"]:
     """Even the loads further by exchanging structures between ranks.
 
-    In each pass the most loaded rank is paired with the least loaded, the second most with the
-    second least, and so on. Each pair makes the one swap or move that brings its loads closest.
-    Of many ranks only the slowest count: after one such pass, the sixteenth with the most load is
-    paired with the sixteenth with the least, in another way each time.
+    The most loaded rank is paired with the least loaded, the second most with the second least, and
+    so on. Each pair makes the one swap or move that brings its loads closest. Then only the slowest
+    count: the sixteenth with the most load is paired with the sixteenth with the least, some times
+    and in another way each time, as a pair that once found nothing better never will.
 
     Args:
         cost: cost of each structure, at least 1; a mini-batch per row.
         rank: the rank that each structure has so far.
         ranks: W.
-        passes: how many times the ranks are paired, if they aren't many.
 
     Returns:
         The rank of each structure; the largest load is never larger than before.
@@ -125,12 +123,12 @@ def refined(
     slot_cost[rows, sorted_rank, slot] = sorted_cost
 
     block = max(1, _BLOCK // (ranks // 2 * slots**2))
+    uneven = min(max(ranks // 16, _FEWEST_PAIRS), ranks // 2)
     for first in range(0, batches, block):
         part = slice(first, first + block)
-        for _ in range(1 if ranks >= _MANY_RANKS else passes):
-            _exchange(slot_cost[part], structure[part], ranks // 2)
-        for turn in range(_TURNS if ranks >= _MANY_RANKS else 0):
-            _exchange(slot_cost[part], structure[part], ranks // 16, turn + 1)
+        _exchange(slot_cost[part], structure[part], ranks // 2)
+        for turn in range(_TURNS):
+            _exchange(slot_cost[part], structure[part], uneven, turn + 1)
 
     result = np.empty((batches, size), dtype=np.int64)
     where = np.nonzero(structure >= 0)
