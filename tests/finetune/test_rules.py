@@ -6,6 +6,7 @@ from lamm.finetune.rules import (
     FEWEST_STEPS,
     MOST_STEPS,
     batch_size,
+    calm_share,
     choose_recipe,
     energy_weight,
     held_out_shares,
@@ -29,6 +30,7 @@ def test_a_small_set_still_has_several_steps_to_an_epoch():
 
 
 KIND = {"conservative": True, "from_scratch": False}
+SCRATCH = {"conservative": True, "from_scratch": True}
 
 
 def test_wider_models_learn_more_slowly():
@@ -48,16 +50,30 @@ def test_direct_energies_weigh_as_much_as_if_all_structures_had_the_mean_size():
 
 @pytest.mark.parametrize(("structures", "steps"), [(4, FEWEST_STEPS), (10**6, MOST_STEPS)])
 def test_the_length_stays_within_bounds(structures: int, steps: int):
-    assert choose_recipe(structures, 20.0, 96, **KIND, steps=None, timed=False).steps == steps
+    assert choose_recipe(structures, 20.0, 96, 5, **KIND, steps=None, timed=False).steps == steps
 
 
 @pytest.mark.parametrize("steps", [0, 1, 10, 1000])
 def test_warm_up_and_validations_fit_the_length_that_a_user_says(steps: int):
-    recipe = choose_recipe(100, 20.0, 96, **KIND, steps=steps, timed=False)
+    recipe = choose_recipe(100, 20.0, 96, 5, **KIND, steps=steps, timed=False)
     assert recipe.steps == steps
     assert recipe.warmup_steps <= steps // 20
     assert recipe.validate_every >= 1
 
 
 def test_nothing_stops_early_where_the_time_is_given():
-    assert choose_recipe(100, 20.0, 96, **KIND, steps=None, timed=True).patience is None
+    assert choose_recipe(100, 20.0, 96, 5, **KIND, steps=None, timed=True).patience is None
+
+
+def test_few_structures_of_many_elements_are_learnt_slowly_from_scratch():
+    assert calm_share(1, elements=19) == 1
+    assert calm_share(12, elements=20) == calm_share(99, elements=89) == 1
+    assert calm_share(6, elements=85) == pytest.approx(0.5)
+    assert calm_share(1, elements=85) == pytest.approx(1 / 3)
+    slow = choose_recipe(800, 29.0, 96, 85, **SCRATCH, steps=None, timed=True)
+    assert slow.batch_size == 6
+    assert slow.lr == pytest.approx(1.5e-3)
+    few = choose_recipe(800, 29.0, 96, 4, **SCRATCH, steps=None, timed=True)
+    assert few.lr == 3e-3
+    pretrained = choose_recipe(800, 29.0, 96, 85, **KIND, steps=None, timed=True)
+    assert pretrained.lr == 2e-3

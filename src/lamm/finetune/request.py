@@ -203,6 +203,7 @@ def _mapping(
         int(train.sum()),
         float(np.mean(index.num_atoms[train])),
         model.encoder.channels,
+        int(store.normalisation().known.sum()),
         conservative=model.forces == "gradient",
         from_scratch=request.base is None,
         steps=steps if isinstance(steps, int) else None,
