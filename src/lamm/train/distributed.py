@@ -7,11 +7,13 @@ Which rank a process is, `lamm.train.launch` reads; how gradients are summed is 
 from __future__ import annotations
 
 import os
+import pickle
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +27,18 @@ from lamm.train.launch import find_place
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 """Longest wait of a rank for the others; validation and checkpoints of rank 0 are within it."""
+
+
+_kept: deque[Tensor] = deque(maxlen=64)
+
+
+def _keep(*tensors: Tensor) -> None:
+    """Hold tensors that were sent for a while longer than the group's own threads do.
+
+    A thread that gives up the last reference to a tensor known to Python waits for the interpreter.
+    At the end of the group the interpreter waits for the thread, and neither would go on.
+    """
+    _kept.extend(tensors)
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class World:
         """The sum of a tensor over all ranks, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
+            _keep(tensor)
         return tensor
 
     def largest(self, number: int) -> int:
@@ -52,15 +67,25 @@ class World:
             return number
         tensor = torch.tensor(number, device=self.device)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        _keep(tensor)
         return int(tensor.item())
 
     def gather(self, mine: T) -> list[T]:
         """What every rank has to say, in the order of the ranks; small things, and seldom."""
         if self.size == 1:
             return [mine]
-        said: list[Any] = [None] * self.size
-        dist.all_gather_object(said, mine)
-        return said
+        words = torch.frombuffer(bytearray(pickle.dumps(mine)), dtype=torch.uint8)
+        sizes = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        sizes[self.rank] = len(words)
+        dist.all_reduce(sizes)
+        lengths = sizes.tolist()
+        own = torch.zeros(max(lengths), dtype=torch.uint8, device=self.device)
+        own[: len(words)] = words.to(self.device)
+        said = [torch.empty_like(own) for _ in lengths]
+        dist.all_gather(said, own)
+        _keep(sizes, own, *said)
+        parts = zip(said, lengths, strict=True)
+        return [pickle.loads(one[:length].cpu().numpy().tobytes()) for one, length in parts]
 
     def together(self, call: Callable[[], T]) -> T:
         """What a call gives on this rank, unless it fails on any: then all ranks raise its error.
@@ -189,3 +214,4 @@ def leave(world: World) -> None:
         if sys.exc_info()[0] is None:
             world.wait()
         dist.destroy_process_group()
+        _kept.clear()
