@@ -97,14 +97,6 @@ def main(folder: Path, out: Path, batch_size: int, model_name: str) -> None:
     if world.is_main:
         torch.save(results, out)
     leave(world)
-    assert not any("gloo" in name for name in thread_names()), thread_names()
-
-
-def thread_names() -> list[str]:
-    """Of this process, also of threads that no Python code started."""
-    if sys.platform != "linux":
-        return []
-    return [(one / "comm").read_text().strip() for one in Path("/proc/self/task").iterdir()]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # before there are ranks: what it imports keeps the group it finds
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
@@ -35,8 +34,8 @@ _kept: deque[Tensor] = deque(maxlen=64)
 def _keep(*tensors: Tensor) -> None:
     """Hold tensors that were sent for a while longer than the group's own threads do.
 
-    A thread that gives up the last reference to a tensor known to Python waits for the interpreter.
-    At the end of the group the interpreter waits for the thread, and neither would go on.
+    A thread that gives up the last reference to a tensor known to Python needs the interpreter, which
+    may be ending by then.
     """
     _kept.extend(tensors)
 
@@ -205,13 +204,9 @@ def join(device_name: str = "auto") -> World:
 def leave(world: World) -> None:
     """End the process group of a run, all ranks together unless this one is failing.
 
-    A rank that closes its connections while another is still busy with them may end that one. The
-    threads of the process group end here: one that still held a tensor when the interpreter ends
-    would abort the process. So nothing may keep the group, which a module does whose functions have
-    it as a default argument (`torch.distributed.nn`, imported above before there is one).
+    A rank that closes its connections while another is still busy with them may end that one.
     """
     if world.size > 1 and dist.is_initialized():
         if sys.exc_info()[0] is None:
             world.wait()
         dist.destroy_process_group()
-        _kept.clear()

@@ -120,4 +120,3 @@ class SharedGradients:
             self._send()
         for work in self._works:
             work.wait()
-        self._works = []  # one that is kept keeps a thread of the process group
