@@ -34,8 +34,8 @@ _kept: deque[Tensor] = deque(maxlen=64)
 def _keep(*tensors: Tensor) -> None:
     """Hold tensors that were sent for a while longer than the group's own threads do.
 
-    A thread that gives up the last reference to a tensor known to Python needs the interpreter, which
-    may be ending by then.
+    A thread that gives up the last reference to a tensor known to Python needs the interpreter,
+    which may be ending by then.
     """
     _kept.extend(tensors)
 
