@@ -94,8 +94,8 @@ def learning_rate(
 def calm_share(structures: int, elements: int) -> float:
     """Share of the rate that steps of few structures bear where each has other elements.
 
-    Steps of 14 crystals of 89 elements and of 6 of one molecule had lower force errors at 3e-3 than at
-    half of it; steps of 5 of MAD's 85 elements had lower energy and force errors at 1e-3.
+    Steps of 14 crystals of 89 elements and of 6 of one molecule had lower force errors at 3e-3 than
+    at half of it; steps of 5 of MAD's 85 elements had lower energy and force errors at 1e-3.
 
     Args:
         structures: of a mini-batch.
