@@ -1,6 +1,7 @@
 """Python processes that tests start, alone or as ranks by torchrun."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +26,10 @@ def run_python(arguments: list[str], timeout: float = 300) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def free_port() -> int:
+    """A port of this host that nothing listens at now."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])

@@ -26,6 +26,7 @@ from lamm.train.optim import OptimConfig, learning_rate_factor
 from lamm.train.pace import Pace
 from lamm.train.recipe import TrainConfig
 from lamm.train.run import pretrain
+from launching import torchrun
 from small import small_config, small_structure
 
 WORDS = ["train.workers=0", "train.log_every=2", "optim.warmup_steps=2"]
@@ -124,9 +125,8 @@ def test_a_run_that_goes_on_has_its_settings(
 
 
 def on_two_ranks(*words: object) -> subprocess.CompletedProcess[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
-        [sys.executable, *launch, "-m", "lamm", "finetune", *map(str, words)],
+        [sys.executable, *torchrun(2), "-m", "lamm", "finetune", *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -15,6 +15,7 @@ from lamm.cli.common import start_logging
 from lamm.errors import BadAnswerError, LaMMError
 from lamm.graph.batch import GraphBatch
 from lamm.train import engine
+from lamm.train.ending import run_to_the_end
 from lamm.train.parts import graph_size
 from lamm.train.run import pretrain
 from lamm.train.step import Step
@@ -121,4 +122,5 @@ def main(folder: Path, to: Path, kind: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    folder, to = Path(sys.argv[1]), Path(sys.argv[2])
+    run_to_the_end(lambda: sys.exit(main(folder, to, sys.argv[3])))

@@ -12,6 +12,7 @@ from pathlib import Path
 from lamm.errors import DataError
 from lamm.train import preflight, run, session, validation
 from lamm.train.distributed import join, leave
+from lamm.train.ending import run_to_the_end
 from small import small_config
 
 
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

@@ -18,6 +18,7 @@ from lamm.models.potential import Potential, build
 from lamm.train import gradients
 from lamm.train.batches import Schedule
 from lamm.train.distributed import World, join, leave
+from lamm.train.ending import run_to_the_end
 from lamm.train.optim import build_optimizer
 from lamm.train.run import set_normalisation
 from lamm.train.step import Step
@@ -100,4 +101,5 @@ def main(folder: Path, out: Path, batch_size: int, model_name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    run_to_the_end(lambda: main(folder, out, int(sys.argv[3]), sys.argv[4]))

@@ -140,10 +140,18 @@ def test_the_first_host_of_a_node_list(text, first):
     assert first_of_node_list(text) == first
 
 
-SAY = (
-    "import torch; from lamm.train.distributed import join, leave; world = join('cpu');"
-    "print('sum', int(world.sum(torch.tensor([world.rank + 1.0]))), world.size); leave(world)"
-)
+SAY = """
+import torch
+from lamm.train.distributed import join, leave
+from lamm.train.ending import run_to_the_end
+
+def say():
+    world = join("cpu")
+    print("sum", int(world.sum(torch.tensor([world.rank + 1.0]))), world.size)
+    leave(world)
+
+run_to_the_end(say)
+"""
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])

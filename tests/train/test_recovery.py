@@ -13,17 +13,24 @@ from safetensors.torch import load_file
 
 from lamm.evaluate.curves import read_metrics
 from lamm.train.checkpoint import read_state
+from launching import torchrun
 from small import small_config
 
 HERE = Path(__file__).parent
-TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def faulty(folder: Path, kind: str, ranks: int = 2) -> tuple[Path, subprocess.CompletedProcess]:
     to = folder / kind.replace(" ", "-")
     paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, *(TWO_RANKS if ranks == 2 else []), HERE / "faults.py", folder, to, kind],
+        [
+            sys.executable,
+            *(torchrun(2) if ranks == 2 else []),
+            HERE / "faults.py",
+            folder,
+            to,
+            kind,
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
         capture_output=True,
         text=True,

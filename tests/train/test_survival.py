@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from lamm.evaluate.curves import read_metrics
 from lamm.train.checkpoint import read_state
+from launching import torchrun
 from small import small_config
 
 NOTED = Path(__file__).parent / "noted.py"
@@ -39,11 +40,10 @@ def launch(
     pids = to.with_name(to.name + "-pids")
     shutil.rmtree(pids, ignore_errors=True)
     pids.mkdir()
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    torchrun += ["--max-restarts", str(restarts)]
+    launcher = [*torchrun(ranks), "--max-restarts", str(restarts)]
     command = [str(NOTED), str(pids), "pretrain", str(config), f"to={to}", *words]
     return subprocess.Popen(
-        [sys.executable, *(torchrun if ranks > 1 else []), *command],
+        [sys.executable, *(launcher if ranks > 1 else []), *command],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -15,6 +15,7 @@ from lamm.models.potential import build
 from lamm.runtime import tune_cpu
 from lamm.train.batches import PlannedStep, Schedule
 from lamm.train.distributed import World, join, leave
+from lamm.train.ending import run_to_the_end
 from lamm.train.optim import build_optimizer
 from lamm.train.run import set_normalisation
 from lamm.train.step import Step, loss_of
@@ -71,4 +72,4 @@ def _write(rows: list[list[float]], answer: Path, world: World) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

@@ -34,6 +34,7 @@ from lamm.cli import (
     uncertainty,
 )
 from lamm.errors import BadAnswerError, InterruptedRunError, LaMMError
+from lamm.train.ending import run_to_the_end
 
 app = typer.Typer(
     name="lamm",
@@ -84,6 +85,10 @@ def run() -> None:
     # process; with this a step alone is a quarter slower, and sharing costs no more than a share.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    run_to_the_end(_run_verb)
+
+
+def _run_verb() -> None:
     try:
         app()
     except LaMMError as error:

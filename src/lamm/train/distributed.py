@@ -7,13 +7,11 @@ Which rank a process is, `lamm.train.launch` reads; how gradients are summed is 
 from __future__ import annotations
 
 import os
-import pickle
 import sys
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,18 +24,6 @@ from lamm.train.launch import find_place
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 """Longest wait of a rank for the others; validation and checkpoints of rank 0 are within it."""
-
-
-_kept: deque[Tensor] = deque(maxlen=64)
-
-
-def _keep(*tensors: Tensor) -> None:
-    """Hold tensors that were sent for a while longer than the group's own threads do.
-
-    A thread that gives up the last reference to a tensor known to Python needs the interpreter,
-    which may be ending by then.
-    """
-    _kept.extend(tensors)
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,6 @@ class World:
         """The sum of a tensor over all ranks, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
-            _keep(tensor)
         return tensor
 
     def largest(self, number: int) -> int:
@@ -66,25 +51,15 @@ class World:
             return number
         tensor = torch.tensor(number, device=self.device)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        _keep(tensor)
         return int(tensor.item())
 
     def gather(self, mine: T) -> list[T]:
         """What every rank has to say, in the order of the ranks; small things, and seldom."""
         if self.size == 1:
             return [mine]
-        words = torch.frombuffer(bytearray(pickle.dumps(mine)), dtype=torch.uint8)
-        sizes = torch.zeros(self.size, dtype=torch.int64, device=self.device)
-        sizes[self.rank] = len(words)
-        dist.all_reduce(sizes)
-        lengths = sizes.tolist()
-        own = torch.zeros(max(lengths), dtype=torch.uint8, device=self.device)
-        own[: len(words)] = words.to(self.device)
-        said = [torch.empty_like(own) for _ in lengths]
-        dist.all_gather(said, own)
-        _keep(sizes, own, *said)
-        parts = zip(said, lengths, strict=True)
-        return [pickle.loads(one[:length].cpu().numpy().tobytes()) for one, length in parts]
+        said: list[Any] = [None] * self.size
+        dist.all_gather_object(said, mine)
+        return said
 
     def together(self, call: Callable[[], T]) -> T:
         """What a call gives on this rank, unless it fails on any: then all ranks raise its error.
@@ -202,11 +177,17 @@ def join(device_name: str = "auto") -> World:
 
 
 def leave(world: World) -> None:
-    """End the process group of a run, all ranks together unless this one is failing.
+    """The end of a run on this rank, all ranks together unless this one is failing.
 
     A rank that closes its connections while another is still busy with them may end that one.
+
+    NCCL's process group ends here. Gloo's ends with the process: to end it, this thread would wait
+    for gloo's threads with Python's lock in hand, and they may be waiting for that lock to let go
+    of a tensor. `lamm.train.ending` sees to the end of the process.
     """
-    if world.size > 1 and dist.is_initialized():
-        if sys.exc_info()[0] is None:
-            world.wait()
+    if world.size == 1 or not dist.is_initialized():
+        return
+    if sys.exc_info()[0] is None:
+        world.wait()
+    if dist.get_backend() == "nccl":
         dist.destroy_process_group()
