@@ -60,6 +60,7 @@ def rival_arm(arm: str, folder: Path, seconds: float, to: Path, python: str) -> 
         [python, "-W", "ignore", str(script), str(folder), f"{seconds:g}", str(to)],
         capture_output=True,
         text=True,
+        cwd=folder.parent,  # where rivals may leave files of their own
     )
     if done.returncode:
         raise SystemExit(f"{arm}: {done.stderr[-2000:]}")

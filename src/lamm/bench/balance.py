@@ -322,20 +322,13 @@ def bench_balance(
     for name in wanted:
         if name not in PLANNERS:
             raise ConfigError(f"unknown planner '{name}'. {nearest_names(name, PLANNERS)}")
+    shape: dict[str, Any] = {"ranks": ranks, "batch_size": batch_size, "seed": seed}
+    shape["segments"] = segments
     found: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(["random", *wanted]):
         progress(f"planner {name}")
         begun, cpu_begun = time.perf_counter(), time.process_time()
-        plan = plan_epoch(
-            index,
-            sampling,
-            seed=seed,
-            epoch=0,
-            ranks=ranks,
-            batch_size=batch_size,
-            planner=name,
-            segments=segments,
-        )
+        plan = plan_epoch(index, sampling, epoch=0, planner=name, **shape)
         seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
         found[name] = measure(plan, index, model, seconds)
         found[name]["planning_cpu_ms_per_step"] = 1e3 * cpu_seconds / plan.num_steps
@@ -348,15 +341,7 @@ def bench_balance(
             continue
         progress(f"planner {name} in equal memory")
         larger = at_equal_memory(
-            index,
-            sampling,
-            name,
-            ranks=ranks,
-            batch_size=batch_size,
-            peak_load=baseline["peak_load"],
-            seed=seed,
-            model=model,
-            segments=segments,
+            index, sampling, name, peak_load=baseline["peak_load"], model=model, **shape
         )
         if larger is not None:
             larger["beside_random"] = (

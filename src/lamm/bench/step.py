@@ -30,7 +30,7 @@ from lamm.models.potential import Potential, build
 from lamm.train.batches import most_neighbors
 from lamm.train.costs import StepCosts, hold_here, read_costs
 from lamm.train.distributed import World
-from lamm.train.preflight import measured, with_costs
+from lamm.train.preflight import measured, rank_sizes, with_costs
 from lamm.typing import JSONDict
 
 DEFAULT_PLANNERS = ("random", "greedy", "paper", "balanced")
@@ -160,9 +160,7 @@ def simulated(
             batch_size=config.balance.structures_per_rank,
             planner=planner,
         )
-        atoms = joint.num_atoms[plan.ids].astype(np.int64)
-        edges = np.minimum(joint.num_edges[plan.ids], limit * atoms)
-        times.append(costs.seconds.of(plan.rank_load(atoms), plan.rank_load(edges)))
+        times.append(costs.seconds.of(*rank_sizes(plan, joint, limit)))
         loads.append(plan.rank_load(index.cost[index.find(plan.ids)].astype(np.int64)) / COST_UNIT)
         done, epoch = done + plan.num_steps, epoch + 1
     load, seconds = (np.concatenate(one)[first : first + steps] for one in (loads, times))

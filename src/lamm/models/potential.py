@@ -97,9 +97,7 @@ class Potential(nn.Module):
             subset_index: (B,) the one output wanted of each structure; all D where not given.
             normalised: leave the references out and divide by the scales, as Eq. (5) compares.
         """
-        if batch.atomic_numbers.device.type == "cpu":
-            self._check_elements(batch.atomic_numbers)
-        batch = batch.with_edges_for(self.graph_config)
+        batch = self._ready(batch)
         if self.force_head is None:
             energy, forces, stress, features = self._with_gradient(batch, subset_index)
         else:
@@ -129,12 +127,16 @@ class Potential(nn.Module):
         Args:
             batch: structures and their edges.
         """
-        if batch.atomic_numbers.device.type == "cpu":
-            self._check_elements(batch.atomic_numbers)
-        batch = batch.with_edges_for(self.graph_config)
+        batch = self._ready(batch)
         features = self._encode(batch, self._edge_vectors(batch))
         energy = self._energy(features, batch, None).double()
         return energy * self.energy_scale[None] + self._reference(batch, None)
+
+    def _ready(self, batch: GraphBatch) -> GraphBatch:
+        """The batch with the edges of this model, its elements checked where that costs no wait."""
+        if batch.atomic_numbers.device.type == "cpu":
+            self._check_elements(batch.atomic_numbers)
+        return batch.with_edges_for(self.graph_config)
 
     def _edge_vectors(self, batch: GraphBatch) -> Tensor:
         """(E, 3) in the precision of the weights."""

@@ -294,6 +294,21 @@ def look_ahead(
     return result
 
 
+def rank_sizes(
+    plan: Plan, joint: JointDataset, limit: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Atoms and edges of each rank in each step, (steps, ranks) each.
+
+    Args:
+        plan: whose uses are joint ids.
+        joint: the data.
+        limit: the most neighbours of an atom.
+    """
+    atoms = joint.num_atoms[plan.ids].astype(np.int64)
+    edges = np.minimum(joint.num_edges[plan.ids], limit * atoms)
+    return plan.rank_load(atoms), plan.rank_load(edges)
+
+
 def _expected(
     part: Plan,
     joint: JointDataset,
@@ -303,9 +318,7 @@ def _expected(
     steps: int,
 ) -> dict[str, Any]:
     """Time and memory of the planned steps."""
-    atoms = joint.num_atoms[part.ids].astype(np.int64)
-    edges = np.minimum(joint.num_edges[part.ids], limit * atoms)
-    of_ranks = part.rank_load(atoms), part.rank_load(edges)  # (steps, ranks) each
+    of_ranks = rank_sizes(part, joint, limit)
     seconds = costs.seconds.of(*of_ranks)
     memory = costs.resident + costs.bytes.of(*of_ranks)
     step = float(seconds.max(axis=1).mean())
