@@ -21,14 +21,14 @@ def test_two_ranks_are_measured_beside_their_plan(tmp_path):
     config = small_config(tmp_path)
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    words = ["bench", "step", str(path), "--steps", "4", "--rounds", "1", "--workers", "0"]
-    result = CliRunner().invoke(app, [*words, "--planner", "random,balanced", "--json"])
+    words = ["bench", "step", str(path), "--steps", "4", "--rounds", "1", "--workers", "1"]
+    result = CliRunner().invoke(app, [*words, "--json"])
     assert result.exit_code == 0, result.output
     result = json.loads(result.stdout)
     assert 0 <= result["settings"]["edge_share"] <= 1
     assert result["settings"]["seconds"]["base"] >= 0
     found = result["planners"]
-    assert list(found) == ["random", "balanced"]
+    assert list(found) == ["random", "greedy", "paper", "balanced"]
     for one in found.values():
         assert 1 <= one["planned_imbalance"] <= 2
         assert 1 <= one["simulated_imbalance"] <= one["planned_imbalance"] + 0.2
@@ -36,7 +36,9 @@ def test_two_ranks_are_measured_beside_their_plan(tmp_path):
         assert share == pytest.approx(1 - 1 / one["simulated_imbalance"])
         assert 1 <= one["measured_imbalance_cpu"]["median"] <= 2
         assert 0 < one["waiting_for_ranks"]["median"] < 1
+        assert 0 < one["waiting_for_data"]["median"] < 1
         assert one["atoms_per_s"]["median"] > 0
+    assert found["balanced"]["planned_imbalance"] < found["random"]["planned_imbalance"]
     assert not config.to.exists()
 
 

@@ -24,6 +24,7 @@ from lamm.data.joint import FIXED_NOISE, JointDataset
 from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
 from lamm.graph.packing import pack
+from lamm.idle import wait_for_idle_threads
 
 T = TypeVar("T")
 NICENESS = 10
@@ -149,7 +150,9 @@ def load_batches(
         pin_memory=on_gpu,
         worker_init_fn=_stand_back,
     )
-    ready = iter(loader)  # starts the workers, before there is any thread
+    if workers:
+        wait_for_idle_threads()
+    ready = iter(loader)  # starts the workers
     if workers:
         _with_workers.add(ready)
     for packed in one_ahead(ready) if workers else ready:
