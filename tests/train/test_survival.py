@@ -130,7 +130,7 @@ def survive(config: Path, to: Path, kills: int, seed: int) -> None:
         since = metrics.stat().st_mtime_ns if metrics.exists() else 0
         process = launch(config, to, *words)
         if rng.random() < 0.25:
-            time.sleep(rng.uniform(0, 8))
+            time.sleep(rng.uniform(0, 6))
         else:
             assert wait_for(process, partial(grown, metrics, since, rng.randint(0, 8))), number
         time.sleep(rng.uniform(0, 0.15))
@@ -196,7 +196,7 @@ def test_a_signal_to_one_rank_stops_both_and_one_or_four_go_on(whole, tmp_path: 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path):
-    config = configuration(tmp_path, steps=300)
+    config = configuration(tmp_path, steps=2500)
     finish(launch(config, tmp_path / "whole"))
     survive(config, tmp_path / "killed", kills=20, seed=int(time.time()))
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
