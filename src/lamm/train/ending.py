@@ -48,9 +48,7 @@ def _end(code: str | int | None) -> NoReturn:
     if isinstance(code, str):
         sys.stderr.write(f"{code}\n")
     try:
-        for thread in threading.enumerate():
-            if not thread.daemon and thread is not threading.current_thread():
-                thread.join()
+        threading._shutdown()  # type: ignore[attr-defined]  # as Python itself ends its threads
         atexit._run_exitfuncs()
         logging.shutdown()
         sys.stdout.flush()
