@@ -1,6 +1,7 @@
 """Several stores as one: ids, splits, masks, noise, batches."""
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,11 +138,28 @@ def test_the_next_item_is_taken_while_one_is_in_use():
                 second.set()
             yield number
 
-    ahead = one_ahead(items())
+    ahead = one_ahead(items(), abs)
     assert next(ahead) == 0
     assert second.wait(5), "number 1 is taken while 0 is in use"
     assert list(ahead) == [1, 2]
     assert taken == [0, 1, 2]
+
+
+def test_an_item_arrives_before_the_next_is_asked_for():
+    happened: list[tuple[str, int]] = []
+
+    def items():
+        for number in range(3):
+            happened.append(("taken", number))
+            yield number
+
+    def arrive(number: int) -> int:
+        time.sleep(0.02)  # long enough for the thread that takes items, were it told to
+        happened.append(("arrived", number))
+        return number
+
+    assert list(one_ahead(items(), arrive)) == [0, 1, 2]
+    assert happened == [(what, number) for number in range(3) for what in ("taken", "arrived")]
 
 
 def test_what_goes_wrong_ahead_is_raised_where_the_item_is_asked_for():
@@ -149,7 +167,7 @@ def test_what_goes_wrong_ahead_is_raised_where_the_item_is_asked_for():
         yield 0
         raise DataError("no such structure")
 
-    ahead = one_ahead(items())
+    ahead = one_ahead(items(), abs)
     assert next(ahead) == 0
     with pytest.raises(DataError, match="no such structure"):
         next(ahead)

@@ -10,7 +10,7 @@ import atexit
 import os
 import signal
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,9 +23,10 @@ from lamm.balance.plan import Plan
 from lamm.data.joint import FIXED_NOISE, JointDataset
 from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
-from lamm.graph.packing import pack
+from lamm.graph.packing import PackedBatch, pack
 from lamm.idle import wait_for_idle_threads
 
+S = TypeVar("S")
 T = TypeVar("T")
 NICENESS = 10
 """By how much the processes that prepare batches stand behind the one that trains."""
@@ -150,19 +151,28 @@ def load_batches(
         pin_memory=on_gpu,
         worker_init_fn=_stand_back,
     )
-    if workers:
-        wait_for_idle_threads()
+
+    def arrive(packed: PackedBatch) -> GraphBatch:
+        return packed.to(device, non_blocking=on_gpu).unpack()
+
+    if not workers:
+        yield from map(arrive, loader)
+        return
+    wait_for_idle_threads()
     ready = iter(loader)  # starts the workers
-    if workers:
-        _with_workers.add(ready)
-    for packed in one_ahead(ready) if workers else ready:
-        yield packed.to(device, non_blocking=on_gpu).unpack()
+    _with_workers.add(ready)
+    yield from one_ahead(ready, arrive)
 
 
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, the next one always being taken while one is in use."""
+def one_ahead(items: Iterator[S], arrive: Callable[[S], T]) -> Iterator[T]:
+    """What `arrive` makes of each item, the next item always being taken while one is in use.
+
+    An item arrives before the thread that takes items is told to go on: the two would otherwise
+    contend for Python's lock while the model waits.
+    """
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as taker:
         following = taker.submit(next, items, None)
         while (item := following.result()) is not None:
+            arrived = arrive(item)
             following = taker.submit(next, items, None)
-            yield item
+            yield arrived
