@@ -11,9 +11,12 @@ from lamm.data.denoising import (
     center_noise,
     denoising_structure,
     draw_noise,
+    draw_std,
     without_rotation,
 )
 from lamm.data.splits import hash_id
+from lamm.errors import ConfigError
+from lamm.schema import parse
 from lamm.structure import Structure
 
 ID = hash_id("molecule")
@@ -143,3 +146,35 @@ def test_turned_false_leaves_crystals_and_the_draws_as_they_are(molecule: Struct
     assert np.array_equal(first.positions, second.positions)
     with pytest.raises(ValueError, match="needs `centred: true`"):
         DenoisingConfig(turned=False, centred=False)
+
+
+def test_a_range_of_noise_gives_each_structure_and_pass_its_own() -> None:
+    config = DenoisingConfig(std=(0.05, 0.2))
+    drawn = np.array([[draw_std(one, config, 0, epoch) for one in range(400)] for epoch in (0, 1)])
+    assert drawn.min() >= 0.05
+    assert drawn.max() <= 0.2
+    assert not np.isclose(drawn[0], drawn[1]).any()
+    quartiles = np.quantile(np.log(drawn / 0.05) / np.log(4), [0.25, 0.5, 0.75])
+    assert quartiles == pytest.approx([0.25, 0.5, 0.75], abs=0.06), "uniform in the logarithm"
+    assert config.rms_std == pytest.approx(np.sqrt(np.square(drawn).mean()), rel=0.04)
+    assert draw_std(3, config, 0, 1) == drawn[1, 3]
+
+
+def test_the_drawn_size_is_that_of_the_noise(molecule: Structure) -> None:
+    config = DenoisingConfig(std=(0.05, 0.2), centred=False)
+    noisy = denoising_structure(molecule, ID, config, seed=1, epoch=2)
+    of_one = draw_noise(ID, 5, 1.0, 1, 2)
+    assert noisy.forces == pytest.approx(-draw_std(ID, config, 1, 2) * of_one, rel=1e-12)
+
+
+def test_a_range_that_is_one_size_is_that_size(molecule: Structure) -> None:
+    plain, same = DenoisingConfig(std=0.1), DenoisingConfig(std=(0.1, 0.1))
+    assert same.rms_std == plain.rms_std == 0.1
+    first, second = (denoising_structure(molecule, ID, one, 0, 0) for one in (plain, same))
+    np.testing.assert_array_equal(first.positions, second.positions)
+
+
+@pytest.mark.parametrize("std", [[0.2, 0.1], [0.1], [0.0, 0.1], [1, 2, 3], -0.1, "wide", None])
+def test_a_size_that_cannot_be_is_named(std: object) -> None:
+    with pytest.raises(ConfigError, match=r"'std': found .*greater than 0, in Å, or two"):
+        parse(DenoisingConfig, {"std": std}, "run.yaml")

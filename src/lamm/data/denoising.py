@@ -4,13 +4,14 @@ The noise of a structure is a function of the run's seed, of the pass over the d
 structure's id. So any number of workers, ranks and resumed runs sees the same noise.
 """
 
+import math
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
-from pydantic import PositiveFloat, model_validator
+from pydantic import field_validator, model_validator
 from torch import Tensor
 
 from lamm.data.elastic import elastic_labels
@@ -25,8 +26,9 @@ _SINGULAR = 1e-8
 class DenoisingConfig(Frozen):
     """Noise of a subset that is trained without labels."""
 
-    std: PositiveFloat = 0.1
-    """Å; standard deviation of the noise on each coordinate."""
+    std: float | tuple[float, float] = 0.1
+    """Å; standard deviation of the noise on each coordinate. Of two, least and largest, each
+    structure draws its own in each pass, uniformly in the logarithm."""
     centred: bool = True
     """Whether each structure's mean displacement is removed (Fig. 3b); false is the baseline of
     Fig. 3(a)."""
@@ -39,6 +41,21 @@ class DenoisingConfig(Frozen):
     ``displacement_and_energy``: the way back in place of forces, and the energy of that network;
     for models with a head of their own for forces."""
 
+    @field_validator("std", mode="before")
+    @classmethod
+    def _one_size_or_two(cls, found: Any) -> float | tuple[float, float]:
+        try:
+            least, largest = found if isinstance(found, (list, tuple)) else (found, found)
+            sizes = float(least), float(largest)
+        except (TypeError, ValueError):
+            sizes = (math.nan, math.nan)
+        if not 0 < sizes[0] <= sizes[1] < math.inf:
+            raise ValueError(
+                f"found {found!r}, expected a number greater than 0, in Å, or two such numbers, "
+                "the least first"
+            )
+        return sizes if isinstance(found, (list, tuple)) else sizes[0]
+
     @model_validator(mode="after")
     def _turns_what_is_centred(self) -> "DenoisingConfig":
         if not self.turned and not self.centred:
@@ -46,6 +63,23 @@ class DenoisingConfig(Frozen):
                 "`turned: false` needs `centred: true`: a rotation is about the centre"
             )
         return self
+
+    @property
+    def std_range(self) -> tuple[float, float]:
+        """Least and largest standard deviation in Å, the same where there is one."""
+        return self.std if isinstance(self.std, tuple) else (self.std, self.std)
+
+    @property
+    def rms_std(self) -> float:
+        r"""Root mean square of the noise on a coordinate over many structures, in Å.
+
+        Of standard deviations from a to b, uniform in their logarithm,
+        :math:`\sqrt{(b^2 - a^2) / (2 \ln(b / a))}`.
+        """
+        least, largest = self.std_range
+        if least == largest:
+            return least
+        return math.sqrt((largest**2 - least**2) / (2 * math.log(largest / least)))
 
     @property
     def gives_energy(self) -> bool:
@@ -110,6 +144,22 @@ def without_rotation(
     return noise - np.cross(turn, arms)
 
 
+def draw_std(id_hash: int, config: DenoisingConfig, seed: int, epoch: int) -> float:
+    """Standard deviation of a structure's noise, in Å.
+
+    Args:
+        id_hash: `lamm.data.splits.hash_id` of the structure.
+        config: the range to draw from.
+        seed: seed of the run.
+        epoch: which draw.
+    """
+    least, largest = config.std_range
+    if least == largest:
+        return least
+    uniform = (key_of("std", seed, epoch, id_hash) >> 11) * 2.0**-53  # in [0, 1)
+    return float(least * (largest / least) ** uniform)
+
+
 def draw_noise(
     id_hash: int, num_atoms: int, std: float, seed: int, epoch: int
 ) -> Float64[np.ndarray, "atoms 3"]:
@@ -157,7 +207,8 @@ def denoising_structure(
     Returns:
         A structure with float64 positions and forces.
     """
-    noise = draw_noise(id_hash, structure.num_atoms, config.std, seed, epoch)
+    std = draw_std(id_hash, config, seed, epoch)
+    noise = draw_noise(id_hash, structure.num_atoms, std, seed, epoch)
     if config.centred:
         one_structure = torch.zeros(structure.num_atoms, dtype=torch.int64)
         noise = center_noise(torch.from_numpy(noise), one_structure, 1).numpy()

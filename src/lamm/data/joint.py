@@ -190,7 +190,7 @@ class Subset:
         if self.denoising.gives_energy:
             return self._elastic_normalisation(self.denoising)
         return normalisation._replace(
-            energy_scale=1.0, force_scale=self.denoising.std, has_forces=True
+            energy_scale=1.0, force_scale=self.denoising.rms_std, has_forces=True
         )
 
     def _elastic_normalisation(self, denoising: DenoisingConfig) -> Normalisation:
@@ -205,7 +205,7 @@ class Subset:
             forces.add(one.forces)
         known = self.store.normalisation().known
         scale = float(np.sqrt(np.square(energies).mean()))
-        force_scale = denoising.std if denoising.gives_displacement else forces.solve() or 1.0
+        force_scale = denoising.rms_std if denoising.gives_displacement else forces.solve() or 1.0
         return Normalisation(
             np.zeros(NUM_ELEMENTS), known, scale or 1.0, force_scale, has_forces=True
         )

@@ -228,4 +228,6 @@ def _tables(study: DenoisingStudy, found: Mapping[str, Any]) -> list[Table]:
 
 
 def _noise(noise: DenoisingConfig) -> str:
-    return f"of {noise.std:g} Å, {'centred' if noise.centred else 'not centred'},"
+    least, largest = noise.std_range
+    size = f"{least:g}" if least == largest else f"{least:g} to {largest:g}"
+    return f"of {size} Å, {'centred' if noise.centred else 'not centred'},"
