@@ -1,5 +1,6 @@
 """Several stores as one: ids, splits, masks, noise, batches."""
 
+import gc
 import threading
 import time
 from pathlib import Path
@@ -7,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from lamm.balance.columns import as_array
 from lamm.data.joint import DataConfig, JointDataset, store_path
-from lamm.data.loader import PlannedBatches, load_batches, one_ahead, split_parts
+from lamm.data.loader import (
+    PlannedBatches,
+    _stand_back,
+    load_batches,
+    one_ahead,
+    split_parts,
+)
 from lamm.errors import ConfigError, DataError, StoreError
 from lamm.graph.neighbors import GraphConfig
 from small import small_config, small_store
@@ -160,6 +168,22 @@ def test_an_item_arrives_before_the_next_is_asked_for():
 
     assert list(one_ahead(items(), arrive)) == [0, 1, 2]
     assert happened == [(what, number) for number in range(3) for what in ("taken", "arrived")]
+
+
+class FrozenObjects(Dataset[int]):
+    """How many objects the process that is asked leaves out of its search for garbage."""
+
+    def __getitem__(self, _: int) -> int:
+        return gc.get_freeze_count()
+
+
+def test_workers_leave_the_garbage_of_the_rank_alone():
+    loader = DataLoader(
+        FrozenObjects(), batch_size=None, sampler=[0], num_workers=1, worker_init_fn=_stand_back
+    )
+    before = len(gc.get_objects())
+    assert next(iter(loader)) > 0.9 * before
+    assert gc.get_freeze_count() == 0, "the rank goes on as it was"
 
 
 def test_what_goes_wrong_ahead_is_raised_where_the_item_is_asked_for():
