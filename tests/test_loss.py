@@ -127,6 +127,110 @@ def test_shares_of_two_ranks_add_up_to_the_loss_of_one():
     assert parts == pytest.approx(whole.item(), abs=1e-14)
 
 
+def chain(*fixed: int) -> GraphBatch:
+    """Four atoms at 0, 1, 3 and 3.25 Å on a line, a cutoff of 2.5 Å; then one atom alone."""
+    structures = [
+        Structure(
+            np.full(4, 6, np.uint8),
+            np.array([[x, 0, 0] for x in (0.0, 1.0, 3.0, 3.25)]),
+            forces=np.zeros((4, 3)),
+            fixed=np.isin(np.arange(4), fixed),
+        ),
+        Structure(np.array([1], np.uint8), np.zeros((1, 3)), forces=np.zeros((1, 3))),
+    ]
+    return GraphBatch.from_structures(structures, GraphConfig(cutoff=2.5), dtype=torch.float64)
+
+
+CHAIN = Normalised(
+    torch.zeros(2, dtype=torch.float64),
+    torch.tensor([[0.0, 0, 0], [3, 4, 0], [3, 4, 2], [0, 4, 2], [7, 7, 7]], dtype=torch.float64),
+)
+
+
+def relative_term(predicted: Normalised, batch: GraphBatch, counts: LabelCounts) -> torch.Tensor:
+    config = LossConfig(energy=0.0, forces=0.0, relative=2.0)
+    return universal_loss(predicted, labels(batch), batch, counts, config).total / 2
+
+
+def test_the_relative_term_by_hand():
+    # |differences| of the edges 1 Å, 2 Å, 2.25 Å and 0.25 Å long, which counts as 0.5 Å
+    found = relative_term(CHAIN, chain(), LabelCounts(0, 4))
+    long = 1 / 2.25**2
+    weighted = 5 + 2 / 4 + math.sqrt(13) * long + 3 * 4
+    assert found.item() == pytest.approx(weighted / (1 + 1 / 4 + long + 4) / 4, abs=1e-14)
+
+
+def test_edges_of_fixed_atoms_are_not_in_the_relative_term():
+    batch = chain(3)
+    batch.forces[3] = math.nan
+    predicted = CHAIN._replace(forces=CHAIN.forces.clone().requires_grad_())
+    found = relative_term(predicted, batch, LabelCounts(0, 1))
+    assert found.item() == pytest.approx((5 + 2 / 4) / (1 + 1 / 4), abs=1e-14)
+    found.backward()
+    assert (predicted.forces.grad[3:] == 0).all()
+    assert predicted.forces.grad[:3].abs().sum() > 0
+
+
+def test_an_error_that_all_atoms_share_is_not_in_the_relative_term():
+    batch = chain()
+    shared = CHAIN._replace(forces=batch.forces + torch.tensor([1.0, -2.0, 3.0]).double())
+    assert relative_term(shared, batch, LabelCounts(0, 2)).item() == 0
+
+
+def test_atoms_do_not_differ_from_their_own_images():
+    cell = np.diag([2.0, 9.0, 9.0])
+    structure = Structure(
+        np.array([6, 6], np.uint8),
+        np.array([[0.0, 0, 0], [0, 1.5, 0]]),
+        cell=cell,
+        pbc=np.ones(3, bool),
+        forces=np.zeros((2, 3)),
+    )
+    batch = GraphBatch.from_structures([structure], GRAPH, dtype=torch.float64)
+    source, target = batch.edge_index
+    assert (source == target).any()
+    forces = torch.tensor([[0.0, 0, 0], [0, 0, 5.0]], dtype=torch.float64)
+    predicted = Normalised(torch.zeros(1, dtype=torch.float64), forces)
+    assert relative_term(predicted, batch, LabelCounts(0, 1)).item() == pytest.approx(5.0)
+
+
+def test_atoms_without_edges_have_a_relative_term_of_zero_with_a_gradient():
+    structure = Structure(np.array([1], np.uint8), np.zeros((1, 3)), forces=np.zeros((1, 3)))
+    batch = GraphBatch.from_structures([structure], GRAPH, dtype=torch.float64)
+    forces = torch.ones(1, 3, dtype=torch.float64, requires_grad=True)
+    predicted = Normalised(torch.zeros(1, dtype=torch.float64), forces)
+    found = relative_term(predicted, batch, LabelCounts(0, 1))
+    assert found.item() == 0
+    found.backward()
+    assert (forces.grad == 0).all()
+
+
+def test_shares_of_the_relative_term_add_up():
+    first = chain()
+    whole = relative_term(CHAIN, first, LabelCounts(0, 2))
+    atom = Structure(np.array([1], np.uint8), np.zeros((1, 3)), forces=np.zeros((1, 3)))
+    parts = [
+        (
+            Normalised(CHAIN.energy[:1], CHAIN.forces[:4]),
+            Structure(
+                first.atomic_numbers[:4].numpy().astype(np.uint8),
+                first.positions[:4].numpy(),
+                forces=np.zeros((4, 3)),
+            ),
+        ),
+        (Normalised(CHAIN.energy[1:], CHAIN.forces[4:]), atom),
+    ]
+    total = sum(
+        relative_term(
+            predicted,
+            GraphBatch.from_structures([one], GraphConfig(cutoff=2.5), dtype=torch.float64),
+            LabelCounts(0, 2),
+        ).item()
+        for predicted, one in parts
+    )
+    assert total == pytest.approx(whole.item(), abs=1e-14)
+
+
 def test_normalising_removes_references_and_divides_by_the_subsets_scales():
     batch = three_structures()
     references = torch.zeros(2, 119, dtype=torch.float64)

@@ -175,7 +175,8 @@ def test_shares_and_kinds_of_pre_training(finetuning_file: Path, stores: dict[st
     kind = REPRODUCTIONS["table3"].kind
     arms = "arms={scratch: {}, none: {pretrain: all, share: 0}, half: {pretrain: all, share: 0.5},"
     arms += " all: {pretrain: all}, more: {pretrain: all, finetune: {optim: {lr: 0.1}}},"
-    arms += " marked: {pretrain: labelled}, plain: {pretrain: unlabelled, denoising: {std: 0.2}}}"
+    arms += " marked: {pretrain: labelled}, plain: {pretrain: unlabelled, denoising: {std: 0.2}},"
+    arms += " other: {pretrain: all, pretraining: {loss: {relative: 3}}}}"
     study = read_settings("table3", kind, file=finetuning_file, words=[arms]).settings
     name = "lamm-xs"
     steps = {
@@ -192,6 +193,9 @@ def test_shares_and_kinds_of_pre_training(finetuning_file: Path, stores: dict[st
     assert {key: one.denoising.std for key, one in plain.items()} == {"none": 0.2}
     assert study.pretraining_name(name, "more", 0) == study.pretraining_name(name, "all", 1)
     assert study.pretraining_name(name, "half", 0) != study.pretraining_name(name, "all", 0)
+    assert study.pretraining_name(name, "other", 0) != study.pretraining_name(name, "all", 0)
+    losses = [study.pretraining(name, arm, 0, Path("x")).loss for arm in ("other", "all")]
+    assert losses[0] == losses[1].model_copy(update={"relative": 3.0})
     more = study.finetuning(name, "more", 1, Path("runs"), Path("x"))
     assert (more.optim.lr, more.seed) == (0.1, 1)
     assert more.base == Path("runs/lamm-xs/pretrain-all-seed-0")
@@ -270,6 +274,7 @@ def test_a_wrong_denoising_study_is_refused(denoising_file: Path, word: str, exp
         ("scratch=pretrained", "random weights"),
         ("arms.pretrained.base=x", "one of the two"),
         ("arms.scratch.head=best", "needs a model"),
+        ("arms.scratch.pretraining.loss.relative=1", "`pretrain` isn't given"),
         ("arms.pretrained.pretrain=both", "'all'"),
     ],
 )

@@ -28,6 +28,8 @@ class Arm(Frozen):
     """Share of the pre-training's length; 0 takes the weights before the first step."""
     denoising: DenoisingConfig | None = None
     """Noise of the denoising subsets in this pre-training; their own where left out."""
+    pretraining: dict[str, Any] = Field(default_factory=dict)
+    """Changes of the model's `pretrain` for this arm, such as ``loss: {relative: 20}``."""
     base: Path | None = None
     """A checkpoint to start from, in place of a pre-training of this study."""
     head: str = RESET
@@ -41,6 +43,8 @@ class Arm(Frozen):
     def _one_start(self) -> Self:
         if self.base is not None and self.pretrain is not None:
             raise ValueError("give `pretrain` or `base`, one of the two")
+        if self.pretraining and self.pretrain is None:
+            raise ValueError("`pretraining` changes the pre-training, and `pretrain` isn't given")
         if self.from_scratch and self.head != RESET:
             raise ValueError("a head needs a model to start from, by `pretrain` or `base`")
         return self
@@ -126,17 +130,18 @@ class FinetuningStudy(Experiment):
 
     @staticmethod
     def _pretraining_of(arm: Arm) -> tuple[Any, ...]:
-        return arm.pretrain, arm.share, arm.denoising
+        return arm.pretrain, arm.share, arm.denoising, arm.pretraining
 
     def pretraining(self, model: str, arm: str, seed: int, to: Path) -> RunConfig:
         """The pre-training of an arm; its own length, its learning rate falling over it."""
         study, one = self.models[model], self.arms[arm]
+        stage = _changed(study.pretrain, one.pretraining, f"arms.{arm}.pretraining")
         return RunConfig(
             to=to,
             seed=self.pretraining_seed(seed),
             data=self.pretraining_data(one),
             model=study.model,
-            **_shortened(study.pretrain, one.share).parts(),
+            **_shortened(stage, one.share).parts(),
         )
 
     def finetuning_name(self, model: str, arm: str, seed: int) -> str:
@@ -146,10 +151,7 @@ class FinetuningStudy(Experiment):
     def finetuning(self, model: str, arm: str, seed: int, runs: Path, to: Path) -> FinetuneConfig:
         """An arm's training on the downstream set, the same for all but the start."""
         study, one = self.models[model], self.arms[arm]
-        stage = study.finetune
-        if one.finetune:
-            mapping = merged(stage.model_dump(mode="json"), one.finetune)
-            stage = parse(StageConfig, mapping, f"arms.{arm}.finetune")
+        stage = _changed(study.finetune, one.finetune, f"arms.{arm}.finetune")
         base = runs / self.pretraining_name(model, arm, seed) if one.pretrain else one.base
         return FinetuneConfig(
             to=to,
@@ -186,6 +188,12 @@ class FinetuningStudy(Experiment):
 def _is_denoised(subset: SubsetConfig) -> bool:
     """Whether the card of a subset's store says that it is for denoising."""
     return Store.open(store_path(subset.store)).card.task == "denoising"
+
+
+def _changed(stage: StageConfig, changes: dict[str, Any], where: str) -> StageConfig:
+    if not changes:
+        return stage
+    return parse(StageConfig, merged(stage.model_dump(mode="json"), changes), where)
 
 
 def _shortened(stage: StageConfig, share: float) -> StageConfig:
