@@ -15,7 +15,7 @@ from lamm.reproduce import runs
 from lamm.reproduce.experiments import REPRODUCTIONS, reproduce
 from lamm.reproduce.runs import DONE, Runner, Training
 from lamm.reproduce.settings import read_settings
-from lamm.reproduce.spread import speed_up, spread, spread_text
+from lamm.reproduce.spread import seeds_text, speed_up, spread, spread_text
 from small import small_config, small_store
 
 MODEL = {"encoder": {"name": "painn", "channels": 8, "num_layers": 1, "num_radial": 8}}
@@ -108,6 +108,9 @@ def test_objectives_are_compared_seed_by_seed(denoising_file: Path, tmp_path: Pa
     common = found["centred"]["fair_on_common_noise_ang"]["mean"]
     assert common == pytest.approx(found["centred"]["fair"]["best_ang"]["mean"], rel=0.05)
     assert small["fair_on_common_noise_ang"]["mean"] > 0.9 * common
+    both = [found[name]["fair_on_common_noise_ang"]["values"] for name in ("small", "baseline")]
+    beside = small["fair_on_common_noise_beside_baseline"]["values"]
+    assert beside == [ours / other for ours, other in zip(*both, strict=True)]
     assert results["paper"]["speedup"] == 2
     assert {path.name for path in to.iterdir()} == {
         *("results.json", "page.md", "page.html", "runs"),
@@ -289,6 +292,10 @@ def test_seeds_that_never_meet_a_threshold_are_said():
     assert spread_text(found, "×") == "3.00× (2.00–4.00), 1 of 3 never"
     assert spread_text(spread([None])) == "never"
     assert spread_text(spread([150.4])) == "150"
+
+
+def test_one_seed_is_no_plural():
+    assert (seeds_text([4]), seeds_text([0, 1])) == ("1 seed", "2 seeds")
 
 
 def test_the_speed_up_is_the_ratio_of_the_steps():

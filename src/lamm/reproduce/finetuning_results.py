@@ -24,7 +24,7 @@ from lamm.reproduce.finetuning_study import FinetuningStudy
 from lamm.reproduce.outcome import Outcome, Picture, Table
 from lamm.reproduce.runs import Runner
 from lamm.reproduce.settings import paper_values
-from lamm.reproduce.spread import speed_up, spread, spread_text
+from lamm.reproduce.spread import seeds_text, speed_up, spread, spread_text
 from lamm.train.checkpoint import load
 from lamm.train.distributed import choose_device
 
@@ -163,7 +163,7 @@ def _error_table(study: FinetuningStudy, model: str, arms: dict[str, Any], kind:
         columns,
         rows,
         f"Errors of {model} on the test structures of {study.downstream.name}, {kind}, means over "
-        f"{len(study.seeds)} seeds (least–largest), as Table 3 has them. Of scratch: divided by "
+        f"{seeds_text(study.seeds)} (least–largest), as Table 3 has them. Of scratch: divided by "
         "the error from scratch with the same seed, smaller is better. Median: of absolute errors, "
         f"which a few extreme structures don't rule. Paper: {name} on HME21, another data set, so "
         "that only the ratios compare.",
@@ -238,5 +238,5 @@ def _picture(
         finetuning_curves(means, window=5),
         rows,
         f"Fine-tuning of {model} on {subset} (as Fig. 9), validation errors and training loss, "
-        f"means over {len(study.seeds)} seeds.",
+        f"means over {seeds_text(study.seeds)}.",
     )

@@ -66,3 +66,8 @@ def speed_up(baseline: Series, other: Series, threshold: float) -> dict[str, flo
     slow, fast = (steps_to_threshold(*curve, threshold) for curve in (baseline, other))
     met = None if slow is None or fast is None else max(slow, 1.0) / max(fast, 1.0)
     return {"threshold": threshold, "steps": fast, "speedup": met}
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """How many seeds, in words: '1 seed', '3 seeds'."""
+    return f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
