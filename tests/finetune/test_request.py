@@ -198,7 +198,8 @@ def test_forces_of_a_few_structures_and_energies_of_all_rank_the_heads(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ):
     model = load(base)
-    structures = [small_structure(np.random.default_rng(5), f"x/{n}") for n in range(9)]
+    rng = np.random.default_rng(5)
+    structures = [small_structure(rng, f"x/{n}") for n in range(9)]
     zero = Normalisation(np.zeros(119), np.ones(119, dtype=bool), 1.0, 1.0)
     monkeypatch.setattr(ranking, "MAX_FORCES", 3)
     found = {fit.head: fit for fit in rank_heads(model, structures, zero)}
