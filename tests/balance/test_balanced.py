@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamm.balance.balanced import (
+    UNEVEN,
     cumulative_quotas,
     cut_strata,
     deal,
@@ -57,30 +58,36 @@ def test_a_window_has_64_mini_batches_or_more():
     assert window_steps(128) == 256
 
 
-@given(st.integers(0, 200), st.integers(1, 20))
-def test_strata_hold_every_place_once(num_uses, size):
-    strata, left_over = cut_strata(num_uses, size)
+@given(st.integers(1, 200), st.integers(1, 50))
+def test_strata_hold_every_place_once(num_uses, num_batches):
+    strata, left_over = cut_strata(num_uses, num_batches)
     places = np.concatenate([strata.ravel(), left_over])
     assert np.array_equal(np.sort(places), np.arange(num_uses))
-    assert strata.shape == (size, num_uses // size)
+    assert strata.shape == (num_uses // num_batches, num_batches)
+    gaps = np.diff(left_over)
+    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
 
 
-@given(st.integers(1, 300), st.integers(1, 20), st.integers(1, 4), st.integers(0, 2**64 - 1))
-def test_a_window_is_dealt_without_loss(num_uses, size, num_subsets, key):
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 4), st.integers(0, 2**64 - 1))
+def test_a_window_is_dealt_without_loss(num_uses, num_batches, num_subsets, key):
+    num_batches = min(num_batches, num_uses)
     subset = np.sort((hash64(np.arange(num_uses), key) % np.uint64(num_subsets)).astype(np.int64))
     cost = (hash64(np.arange(num_uses), key ^ 1) % np.uint64(300)).astype(np.int64) + 1
     order = np.lexsort((cost, subset))
-    full, rest = deal(cost[order], subset, size, key)
-    places = np.concatenate([full.ravel(), rest.ravel()])
+    larger, others = deal(cost[order], subset, num_batches, key)
+    places = np.concatenate([larger.ravel(), others.ravel()])
     assert np.array_equal(np.sort(places), np.arange(num_uses))
-    assert full.shape == (num_uses // size, size)
+    size, rest = divmod(num_uses, num_batches)
+    assert larger.shape == (rest, size + 1)
+    assert others.shape == (num_batches - rest, size)
 
 
 def test_mini_batches_agree_in_composition_and_cost():
     subset = np.repeat([0, 1, 2], [500, 300, 224])
     cost = 1000 * (subset + 1) + (hash64(np.arange(1024), 5) % np.uint64(500)).astype(np.int64)
     order = np.lexsort((cost, subset))
-    full, _ = deal(cost[order], subset, 16, key=7)
+    larger, full = deal(cost[order], subset, 64, key=7)
+    assert larger.size == 0
     composition = np.array([np.bincount(subset[row], minlength=3) for row in full])
     share = 16 * np.array([500, 300, 224]) / 1024
     assert np.abs(composition - share).max() < 2  # a subset may end in two mixed strata
@@ -88,14 +95,40 @@ def test_mini_batches_agree_in_composition_and_cost():
     assert total.max() / total.mean() < 1.001
 
 
+def test_mini_batches_of_one_structure_more_cost_as_much_as_the_others():
+    subset = np.repeat([0, 1, 2], [490, 290, 213])
+    cost = 1000 * (subset + 1) + (hash64(np.arange(993), 5) % np.uint64(900)).astype(np.int64)
+    order = np.lexsort((cost, subset))
+    mini_batches = deal(cost[order], subset, 12, key=7)
+    assert [rows.shape for rows in mini_batches] == [(9, 83), (3, 82)]
+    total = np.concatenate([cost[order][rows].sum(axis=1) for rows in mini_batches])
+    assert total.max() / total.min() < 1.01  # one structure is 1.2 % of a mini-batch
+    for rows in mini_batches:
+        composition = np.array([np.bincount(subset[row], minlength=3) for row in rows])
+        assert np.abs(composition - rows.shape[1] * np.array([490, 290, 213]) / 993).max() < 3
+
+
+def test_many_dear_structures_leave_the_mini_batches_even():
+    # A tenth costs five to seven times the mean: all together by their cost, some mini-batches
+    # would cost an eighth more than others.
+    subset = np.repeat([0, 1], [3686, 410])
+    cost = 100 + (hash64(np.arange(4096), 3) % np.uint64(100)).astype(np.int64)
+    cost[subset == 1] += 1000 + 8 * (hash64(np.arange(410), 4) % np.uint64(100)).astype(np.int64)
+    order = np.lexsort((cost, subset))
+    assert (cost > 3.5 * cost.mean()).sum() == 410
+    _, mini_batches = deal(cost[order], subset, 64, key=7)
+    total = cost[order][mini_batches].sum(axis=1)
+    assert total.max() / total.mean() < UNEVEN
+
+
 def test_the_dearest_come_together_and_composition_stays():
     # 8 mini-batches; subset 1 has 20 dear structures: two strata of 8, and 4 beside subset 2.
     subset = np.repeat([0, 1, 2], [64, 20, 12])
     cost = np.concatenate([np.full(64, 10), 1000 + np.arange(20), np.full(12, 10)])
-    strata, _ = cut_strata(96, 12)
+    strata, _ = cut_strata(96, 8)
     strata = np.take_along_axis(strata, np.argsort(-cost[strata], axis=1, kind="stable"), axis=1)
     before = np.sort(strata.ravel())
-    done = gather_dear(strata, cost, subset)
+    done = gather_dear(strata, cost, subset, 3.5)
     assert np.array_equal(np.sort(strata.ravel()), before)
     assert np.flatnonzero(done).tolist() == [8, 9, 10]
     dear = np.where(subset[strata] == 1, cost[strata], 0)

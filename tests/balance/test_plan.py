@@ -75,8 +75,12 @@ def test_a_plan_uses_what_sampling_says_and_keeps_every_rank_busy(
 
     count = np.diff(plan.step_rank_offsets).reshape(-1, ranks)
     in_step = count.sum(axis=1)
-    assert (in_step[:-1] == ranks * batch_size).all()
-    assert 0 < in_step[-1] <= ranks * batch_size
+    assert len(in_step) == -(-len(entries) // (ranks * batch_size))
+    if planner == "balanced":  # one window, whose mini-batches share what is missing
+        assert in_step.max() - in_step.min() <= 1
+    else:
+        assert (in_step[:-1] == ranks * batch_size).all()
+        assert 0 < in_step[-1] <= ranks * batch_size
     assert (count[in_step >= ranks] > 0).all()
     assert ((count > 0).sum(axis=1) == np.minimum(in_step, ranks)).all()
 
@@ -209,7 +213,7 @@ def test_a_saved_plan_has_a_row_per_use(index, tmp_path):
 @pytest.mark.parametrize(
     ("planner", "digest"),
     [
-        ("balanced", "6a5fcdbc36d4d12c"),
+        ("balanced", "e32fd79800b28437"),
         ("greedy", "0552768dab8fec59"),
         ("paper", "263503674f65c4b8"),
         ("paper_shuffled", "637e162d0e8070aa"),

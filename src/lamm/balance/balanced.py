@@ -5,7 +5,8 @@
    and no subset is ever a whole structure away from its share at a window's edge.
 3. The window is sorted by (subset, cost) and cut into strata of K neighbours; each mini-batch gets
    one structure of each stratum, hence the same composition. (The dearest few are an exception:
-   see `gather_dear`.)
+   see `gather_dear`.) The mini-batches of the last window have a little less than G structures
+   each, where the epoch isn't a multiple of G: no step is left with a few structures for all ranks.
 4. In a stratum the dearest structure goes to the mini-batch that is cheapest so far. Strata are
    visited in random order, the ones of very different costs first; then the mini-batches are
    shuffled.
@@ -31,12 +32,15 @@ from lamm.keyed import hash64, shuffled
 
 MIN_STEPS, MIN_STRUCTURES = 64, 2**15
 """A window has at least so many mini-batches and structures: the means of windows agree too."""
-DEAR = 3.5
-"""Structures dearer than so many mean costs come together in few mini-batches.
+DEAR = (3.5, 4.2, 5.0, 6.0, 7.5, 10.0)
+"""Structures dearer than so many mean costs come together in few mini-batches: the first of these
+with which the mini-batches cost as much as each other, or none.
 
-Where a rank gets four structures, one of these is already more than its share, and the step waits
-for it. Two in one mini-batch cost no more time than one, and spare another mini-batch the wait.
+Where a rank gets four structures, one of 3.5 is already about its share, and the step waits for it.
+Two in one mini-batch cost no more time than one, and spare another mini-batch the wait.
 """
+UNEVEN = 1.025
+"""Cost of the dearest mini-batch beside the mean, up to which mini-batches count as even."""
 
 
 def balanced(uses: EpochUses, shape: BatchShape) -> EpochWindows:
@@ -51,9 +55,9 @@ def balanced(uses: EpochUses, shape: BatchShape) -> EpochWindows:
         subset = np.repeat(np.arange(len(quota)), quota - taken)
         cost = uses.index.cost[entries].astype(np.int64)
         order = by_subset_and_cost(cost, quota - taken)
-        full, rest = deal(cost[order], subset, shape.mini_batch_size, uses.key("window", number))
+        num_batches = int(first_steps[number + 1] - first_steps[number])
         pairs = []
-        for places in (full, rest):
+        for places in deal(cost[order], subset, num_batches, uses.key("window", number)):
             if places.size:
                 use = order[places]
                 rank = least_loaded(cost[use], shape.ranks)
@@ -142,27 +146,62 @@ def cumulative_quotas(
 
 
 def deal(
-    cost: Int[np.ndarray, " uses"], subset: Int[np.ndarray, " uses"], size: int, key: int
+    cost: Int[np.ndarray, " uses"], subset: Int[np.ndarray, " uses"], num_batches: int, key: int
 ) -> tuple[Rows, Rows]:
     """Deal a window to its mini-batches, one structure of each stratum to each (steps 3 and 4).
 
     Args:
         cost: costs in order of (subset, cost).
         subset: subset of each.
-        size: G; what doesn't fill a mini-batch makes an incomplete one.
+        num_batches: K, at most as many as there are structures.
         key: decides the order of the strata and of the mini-batches.
 
     Returns:
-        Places in `cost` of the full mini-batches (K, G), and of the incomplete one (1, less than
-        G), which gets the middle of evenly spread strata.
+        Places in `cost` of the mini-batches that have one structure more than the others, none
+        where K divides the window; and of the others.
     """
-    strata, left_over = cut_strata(len(cost), size)
-    if strata.size == 0:
-        return strata.T, left_over.reshape(1, -1)
+    strata, left_over = cut_strata(len(cost), num_batches)
     strata = np.take_along_axis(strata, np.argsort(-cost[strata], axis=1, kind="stable"), axis=1)
-    together = gather_dear(strata, cost, subset)
+    left_over = left_over[np.argsort(-cost[left_over], kind="stable")]
+    for dear in (*DEAR, np.inf):
+        dealt, larger, total = deal_strata(strata.copy(), left_over, cost, subset, dear, key)
+        if total.max() <= UNEVEN * total.mean():
+            break
+    mini_batch_key = int(hash64(np.array([1]), key)[0])
+    others = shuffled(num_batches, mini_batch_key)
+    others = others[~np.isin(others, larger)]
+    return np.column_stack([dealt[larger], left_over]), dealt[others]
+
+
+def deal_strata(
+    strata: Int[np.ndarray, "strata batches"],
+    left_over: Int[np.ndarray, " rest"],
+    cost: Int[np.ndarray, " uses"],
+    subset: Int[np.ndarray, " uses"],
+    dear: float,
+    key: int,
+) -> tuple[
+    Int[np.ndarray, "batches strata"], Int[np.ndarray, " rest"], Int[np.ndarray, " batches"]
+]:
+    """Give each mini-batch one structure of each stratum, the dearest to the cheapest so far.
+
+    Args:
+        strata: places in `cost`, each stratum from dear to cheap; rearranged by `gather_dear`.
+        left_over: places of structures for some of the mini-batches, from dear to cheap.
+        cost: costs in order of (subset, cost).
+        subset: subset of each.
+        dear: mean costs from which structures are gathered.
+        key: decides the order of the strata.
+
+    Returns:
+        Places of each mini-batch, without those left over; which mini-batches get these; and the
+        cost of each with them.
+    """
+    together = gather_dear(strata, cost, subset, dear)
     stratum_cost = cost[strata]
     total = stratum_cost[together].sum(axis=0)
+    larger = total.argsort(kind="stable")[: len(left_over)]
+    total[larger] += cost[left_over]  # the strata make up for it
     goes_to = np.empty_like(strata)
     goes_to[together] = np.arange(strata.shape[1])
     spread = cost[strata[:, 0]] - cost[strata[:, -1]]
@@ -173,38 +212,32 @@ def deal(
         total[cheapest_first] += stratum_cost[stratum]
     dealt = np.empty_like(strata)
     np.put_along_axis(dealt, goes_to, strata, axis=1)
-    dealt = dealt.T
-    mini_batch_key = int(hash64(np.array([1]), key)[0])
-    return dealt[shuffled(len(dealt), mini_batch_key)], left_over.reshape(1, -1)
+    return dealt.T, larger, total
 
 
 def cut_strata(
-    num_uses: int, size: int
+    num_uses: int, num_batches: int
 ) -> tuple[Int[np.ndarray, "strata batches"], Int[np.ndarray, " rest"]]:
-    """Cut a sorted window into G strata of K neighbours.
+    """Cut a sorted window into strata of K neighbours.
 
     Args:
         num_uses: structures in the window.
-        size: G.
+        num_batches: K.
 
     Returns:
-        Places of each stratum (G, K); and places of what doesn't fill a mini-batch, the middle one
-        of K + 1 neighbours in evenly spread strata.
+        Places of each stratum, (strata, K); and less than K evenly spread ones that are left over.
     """
-    num_full, rest = divmod(num_uses, size)
-    number = np.arange(size)
-    first = number * num_full + number * rest // size
-    larger = np.diff(np.append(first, num_uses)) > num_full
-    middle = np.where(larger, num_full // 2, num_full)
-    place = np.arange(num_full)
-    strata = first[:, None] + place + (place >= middle[:, None])
-    return strata, (first + middle)[larger]
+    size, rest = divmod(num_uses, num_batches)
+    left_over = (2 * np.arange(rest) + 1) * num_uses // (2 * max(rest, 1))
+    strata = np.delete(np.arange(num_uses), left_over).reshape(size, num_batches)
+    return strata, left_over
 
 
 def gather_dear(
     strata: Int[np.ndarray, "strata batches"],
     cost: Int[np.ndarray, " uses"],
     subset: Int[np.ndarray, " uses"],
+    mean_costs: float,
 ) -> Bool[np.ndarray, " strata"]:
     """Rearrange the dearest structures of each subset, in place, so that like goes with like.
 
@@ -215,11 +248,12 @@ def gather_dear(
         strata: places in `cost`, each stratum from dear to cheap.
         cost: costs in order of (subset, cost).
         subset: subset of each.
+        mean_costs: from which a structure is dear.
 
     Returns:
         Which strata are done: column j is for mini-batch j.
     """
-    dear = cost[strata] > DEAR * int(cost.sum()) / len(cost)
+    dear = cost[strata] > mean_costs * int(cost.sum()) / len(cost)
     one_kind = subset[strata[:, 0]] == subset[strata[:, -1]]
     done: Bool[np.ndarray, " strata"] = dear.all(axis=1) & one_kind
     for one_subset in np.unique(subset[strata[done, 0]]):

@@ -173,8 +173,9 @@ def plan_epoch(
 ) -> Plan:
     """Plan an epoch: every use that temperature sampling asks for, each in one GPU batch.
 
-    The last mini-batch may be incomplete. A rank is without a structure only in a mini-batch of
-    fewer structures than ranks.
+    Where G doesn't divide the epoch the last mini-batch is incomplete; `balanced` has the last
+    window's mini-batches share what is missing. A rank is without a structure only in a mini-batch
+    of fewer structures than ranks.
 
     Args:
         index: the training structures.

@@ -126,7 +126,7 @@ class BatchShape:
                 raise ConfigError(f"batches with {name}={value}; expected at least 1.")
 
     def num_steps(self, num_uses: int) -> int:
-        """Mini-batches that hold `num_uses` structures; the last may be incomplete."""
+        """Mini-batches of at most G that hold `num_uses` structures."""
         return -(-num_uses // self.mini_batch_size)
 
     def num_segments(self, num_uses: int) -> int:
