@@ -171,6 +171,26 @@ def test_forces_from_pairs_are_learnt_as_those_from_edges(block, monkeypatch):
         assert_close(one, other, rtol=0, atol=1e-10 * max(float(other.abs().max()), 1e-6))
 
 
+def test_geometry_that_nobody_asks_for_any_more_leaves_the_weights_gradients_alone():
+    config = SMOOTH.model_copy(update={"channels": 6, "num_radial": 40})
+    batch = GraphBatch.from_structures(AWKWARD, config.graph, dtype=torch.float64)
+    encoder = PaiNN(config).double().train()
+    learnt = [weight for weight in encoder.parameters() if weight.requires_grad]
+    results = []
+    for wanted in (True, False):
+        encoder.zero_grad()
+        leaf = edge_vectors(batch).detach().requires_grad_()
+        features = encoder(batch, leaf)
+        energy = features.scalars.sin().sum() + features.vectors.cos().sum()
+        (gradient,) = torch.autograd.grad(energy, leaf, create_graph=True)
+        leaf.requires_grad_(wanted)
+        (gradient.sin().sum() + energy).backward()
+        assert (leaf.grad is not None) == wanted
+        results.append([weight.grad.clone() for weight in learnt])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_gradient_by_weights_is_differentiated_once():
     config = SMOOTH.model_copy(update={"channels": 6, "num_radial": 40})
     batch = GraphBatch.from_structures(AWKWARD, config.graph, dtype=torch.float64)

@@ -115,19 +115,30 @@ class Message(nn.Module):
         self.net = two_layers(channels, channels, 3 * channels)
         self.filter = xavier_linear(num_radial, 3 * channels)
 
-    def forward(self, scalars: Tensor, vectors: Tensor, edges: Edges | Pairs) -> Features:
-        """Changes of scalars (N, C) and vectors (N, 3, C)."""
+    def forward(self, scalars: Tensor, vectors: Tensor | None, edges: Edges | Pairs) -> Features:
+        """Changes of scalars (N, C) and vectors (N, 3, C); None: all vectors are zero."""
         channels = scalars.shape[1]
         a, b, c = self.net(self.norm(scalars)).split(channels, dim=1)  # (N, C) each
         b, c = b * (3 * channels) ** -0.5, c * channels**-0.5
-        sent = torch.cat((a, (b[:, None] * vectors).flatten(1), c), dim=1)  # (N, 5C)
-        weight, bias = self.filter.weight, self.filter.bias
+        weight: Tensor = self.filter.weight
+        bias: Tensor = self.filter.bias
+        if vectors is None:
+            sent = torch.cat((a, c), dim=1)  # (N, 2C)
+            weight, bias = _without_second(weight, channels), _without_second(bias, channels)
+        else:
+            sent = torch.cat((a, (b[:, None] * vectors).flatten(1), c), dim=1)  # (N, 5C)
         if isinstance(edges, Pairs):
             received = sum_pair_messages(sent, weight, bias, edges)  # (N, 4C)
         else:
             received = sum_messages(sent, weight, bias, edges)  # (N, 4C)
         ds, dv = received.split((channels, 3 * channels), dim=1)
         return Features(ds, dv.unflatten(1, (3, channels)))
+
+
+def _without_second(rows: Tensor, channels: int) -> Tensor:
+    """The first and the third C of 3C rows."""
+    first, _, third = rows.split(channels)
+    return torch.cat((first, third))
 
 
 class Update(nn.Module):
@@ -182,12 +193,13 @@ class PaiNN(nn.Module):
         """
         edges = self._edges(batch, vectors)
         s = self.embedding(batch.atomic_numbers - 1)  # (N, C)
-        v = s.new_zeros(s.shape[0], 3, s.shape[1])  # (N, 3, C)
+        v = None  # zero: nothing points anywhere before the first message
         for message, update, scale in zip(self.messages, self.updates, self.scales, strict=True):
             ds, dv = message(s, v, edges)
-            s, v = (s + ds) * 2**-0.5, v + dv
+            s, v = (s + ds) * 2**-0.5, dv if v is None else v + dv
             ds, dv = update(s, v)
             s, v = (s + ds) * scale, v + dv
+        assert v is not None, "there is a layer"
         return Features(s, v)
 
     def _edges(self, batch: GraphBatch, vectors: Tensor) -> Edges | Pairs:
@@ -197,6 +209,7 @@ class PaiNN(nn.Module):
         """
         source, target = batch.edge_index[0], batch.edge_index[1]
         in_pairs = vectors.device.type == "cpu" and batch.edge_kind == "paired"
+        given = vectors
         if in_pairs:
             first = first_of_pair(batch).nonzero().squeeze(-1)  # (E / 2,)
             length = torch.linalg.vector_norm(vectors.detach().index_select(0, first), dim=1)
@@ -211,7 +224,7 @@ class PaiNN(nn.Module):
         if not in_pairs:
             return edges
         steps = distance.detach() * ((self.config.num_radial - 1) / self.config.cutoff)
-        return group_pairs(edges, steps, max(BLOCK // self.config.channels, 32))
+        return group_pairs(edges, steps, max(BLOCK // self.config.channels, 32), given)
 
 
 def first_of_pair(batch: GraphBatch) -> Tensor:

@@ -193,6 +193,7 @@ class Potential(nn.Module):
                     energy[:, d].sum(), vectors, create_graph=keep, retain_graph=keep or not last
                 )
                 results.append(_forces_and_stress(batch, vectors.detach(), gradient))
+            vectors.requires_grad_(False)  # what follows asks for the weights' gradients alone
             forces = torch.stack([force for force, _ in results], dim=1)  # (N, D, 3)
             stress = torch.stack([one for _, one in results], dim=1)  # (B, D, 6)
         if not keep:
