@@ -278,8 +278,27 @@ def test_a_wrong_request_says_what_is_wrong(index, changes, message):
         plan_of(index, **changes)
 
 
-def test_too_few_structures_per_rank_is_said():
-    assert planner_advice("balanced", ranks=64, mini_batch_size=512) is None
-    assert planner_advice("paper_shuffled", ranks=64, mini_batch_size=128) is None
-    assert planner_advice("balanced", ranks=1, mini_batch_size=2) is None
-    assert "paper_shuffled" in planner_advice("balanced", ranks=64, mini_batch_size=128)
+def uneven(dear: float) -> PlanIndex:
+    """A hundred structures of cost 10, some of which cost a hundred times as much."""
+    cost = np.full(100, 10)
+    cost[: round(100 * dear)] = 1000
+    ones = np.ones(100, dtype=bool)
+    return PlanIndex(np.arange(100), np.zeros(100, dtype=np.int64), cost, ones, ones)
+
+
+@pytest.mark.parametrize(
+    ("planner", "ranks", "size", "dear", "said"),
+    [
+        ("balanced", 64, 512, 0.0, False),
+        ("paper_shuffled", 64, 128, 0.0, False),
+        ("balanced", 1, 2, 0.0, False),
+        ("balanced", 64, 128, 0.0, True),
+        ("balanced", 64, 512, 0.02, True),  # up to 34 times the mean, ten in a mini-batch
+        ("balanced", 64, 4096, 0.02, False),  # 64 a rank
+    ],
+)
+def test_too_few_structures_per_rank_is_said(planner, ranks, size, dear, said):
+    advice = planner_advice(planner, ranks, size, uneven(dear))
+    assert (advice is not None) == said
+    if said:
+        assert "paper_shuffled" in advice

@@ -41,6 +41,10 @@ PLANNERS: dict[str, Planner] = {
 }
 FEW_STRUCTURES = 4.5
 """Structures per rank (B) below which no assignment evens mini-batches of mixed sizes."""
+DEAR_IN_MINI_BATCH = 0.5
+"""Structures of a mini-batch that cost more than a rank's share, on average, from which on it shows
+in the time of an epoch."""
+COSTS_LOOKED_AT = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,13 +238,34 @@ def join_windows(parts: Sequence[Window], index: PlanIndex) -> Plan:
     )
 
 
-def planner_advice(planner: str, ranks: int, mini_batch_size: int) -> str | None:
-    """What a run should be told about its planner before it starts, if anything."""
+def planner_advice(planner: str, ranks: int, mini_batch_size: int, index: PlanIndex) -> str | None:
+    """What a run should be told about its planner before it starts, if anything.
+
+    Mini-batches of mixed sizes can't be even where ranks get few structures, or where every other
+    mini-batch has a structure that costs more than a rank's share.
+
+    Args:
+        planner: its name.
+        ranks: W.
+        mini_batch_size: G.
+        index: the training structures, whose costs are looked at in a sample.
+    """
     per_rank = mini_batch_size / ranks
-    if planner != "balanced" or per_rank >= FEW_STRUCTURES or ranks == 1:
+    if planner != "balanced" or ranks == 1:
+        return None
+    some = np.unique(np.linspace(0, len(index) - 1, COSTS_LOOKED_AT).astype(np.int64))
+    cost = index.cost[some] / index.cost[some].mean()
+    if per_rank < FEW_STRUCTURES:
+        found = f"{per_rank:.3g} structures per rank are too few"
+    elif (cost > per_rank).mean() * mini_batch_size > DEAR_IN_MINI_BATCH:
+        found = (
+            f"{per_rank:.3g} structures per rank are too few, of which some cost up to "
+            f"{cost.max():.2g} times the mean,"
+        )
+    else:
         return None
     return (
-        f"{per_rank:.3g} structures per rank are too few to even mini-batches of mixed sizes. "
-        "The planner 'paper_shuffled' makes mini-batches of like sizes and leaves ranks idle for "
-        "less time, at the price of composition."
+        f"{found} to even mini-batches of mixed sizes. The planner 'paper_shuffled' makes "
+        "mini-batches of like sizes and leaves ranks idle for less time, at the price of "
+        "composition; more structures per rank help too."
     )

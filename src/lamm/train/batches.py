@@ -79,7 +79,7 @@ class Schedule:
         self.mini_batch_size = mini_batch_size or world.size * balance.structures_per_rank
         self._latest = (0, self._make_windows(0))
         self.steps_per_epoch = self._latest[1].num_steps
-        advice = planner_advice(balance.planner, world.size, self.mini_batch_size)
+        advice = planner_advice(balance.planner, world.size, self.mini_batch_size, self.index)
         if advice is not None and world.is_main:
             logger.warning(advice)
 

@@ -280,7 +280,7 @@ def look_ahead(
         "steps": steps,
         "edge_share": balance.edge_share,
         "balance": plan_metrics(part, index),
-        "advice": planner_advice(balance.planner, ranks, size),
+        "advice": planner_advice(balance.planner, ranks, size, index),
         "costs": None if costs is None else costs.model_dump(mode="json"),
     }
     if costs is not None:
