@@ -1,8 +1,8 @@
 """A run of a few steps in which one rank has a fault; started alone or by torchrun.
 
-``faults.py FOLDER TO KIND``: forward, backward and optimizer run out of memory once; ``later`` does
-so in forward with steps looked at late, as on a GPU; ``alone`` and ``stop`` meet a structure that
-never fits; ``nan`` has labels that aren't numbers.
+``faults.py FOLDER TO KIND``: forward, backward and optimizer run out of memory once, ``optimizer
+twice`` in two steps; ``later`` does so in forward with steps looked at late, as on a GPU; ``alone``
+and ``stop`` meet a structure that never fits; ``nan`` has labels that aren't numbers.
 """
 
 import sys
@@ -43,7 +43,7 @@ def inject(kind: str, world_rank: int) -> None:
     """Make the steps of this rank fail."""
     loss, compute, change = Step.loss, Step.compute, Step._change_weights
     now = {"step": -1}
-    armed = {"optimizer": True}
+    armed = {"optimizer": {STEP}, "optimizer twice": {STEP, STEP + 1}}.get(kind, set())
 
     def noted_compute(self: Step, step: int, *rest: Any) -> Any:
         now["step"] = step
@@ -65,13 +65,13 @@ def inject(kind: str, world_rank: int) -> None:
         return terms
 
     def faulty_change(self: Step, skip: torch.Tensor) -> None:
-        if kind == "optimizer" and world_rank == RANK and now["step"] == STEP:
+        if world_rank == RANK and now["step"] in armed:
+            armed.remove(now["step"])
             real = self.optimizer.step
 
             def once() -> None:
-                if armed.pop("optimizer", False):
-                    raise MemoryError
-                real()
+                self.optimizer.step = real  # type: ignore[method-assign]
+                raise MemoryError
 
             self.optimizer.step = once  # type: ignore[method-assign]
         change(self, skip)

@@ -19,6 +19,7 @@ from lamm.errors import BadAnswerError, ConfigError
 from lamm.models.potential import build
 from lamm.train import preflight
 from lamm.train.batches import most_neighbors
+from lamm.train.checkpoint import read_state
 from lamm.train.costs import COSTS, Prior, fit, peak_bytes, read_costs, sample_parts, save_costs
 from lamm.train.distributed import World
 from lamm.train.preflight import measured, settle_balance
@@ -164,19 +165,35 @@ def test_all_ranks_have_the_batch_size_of_the_one_with_least_memory(config, join
     assert found.structures_per_rank == 3
 
 
-def test_costs_of_another_device_are_measured_anew_but_a_resumed_run_keeps_its_own(
-    config, joint, caplog
-):
+def test_costs_of_another_device_are_measured_anew(config, joint, caplog):
     model = build(config.model, joint.names, seed=0)
     config.to.mkdir(parents=True)
     other = measured(config, model, joint, CPU).model_copy(update={"device": "Abacus"})
     save_costs(other, config.to)
     assert settle_balance(config, model, joint, ALONE) == config.balance
     assert "measured on Abacus in float32" in caplog.text
-    kept = settle_balance(config, model, joint, ALONE, resume=True)
-    assert kept.edge_share == other.edge_share(most_neighbors(joint, model.graph_config))
     settle_balance(budget(config, max_cost=40), model, joint, ALONE)
     assert read_costs(config.to, model).device != "Abacus"
+
+
+def test_a_resumed_run_plans_as_it_began_whatever_costs_are_there_now(config, joint):
+    def lasting(steps):
+        train = {"steps": steps, "workers": 0, "validate_every": 100}
+        return config.model_copy(update={"train": config.train.__class__(**train)})
+
+    pretrain(lasting(4), quiet=True)
+    model = build(config.model, joint.names, seed=0)
+    costs = measured(config, model, joint, CPU)
+    seconds = costs.seconds.model_copy(update={"per_atom": 1e-3, "per_edge": 1e-3})
+    save_costs(costs.model_copy(update={"seconds": seconds}), config.to)
+    state = read_state(config.to / "last")
+    assert state.plan["edge_share"] == config.balance.edge_share
+    kept = settle_balance(config, model, joint, ALONE, kept=state)
+    assert kept.edge_share == config.balance.edge_share
+    assert settle_balance(config, model, joint, ALONE).edge_share != config.balance.edge_share
+    found = settle_balance(budget(config, max_cost=40), model, joint, ALONE, kept=state)
+    assert found.structures_per_rank == state.mini_batch_size
+    assert pretrain(lasting(6), quiet=True, resume=True).plan == state.plan
 
 
 def test_what_goes_wrong_where_costs_are_measured_keeps_its_kind(config, joint, monkeypatch):

@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lamm.balance.plan import join_windows
+from lamm.config import RunConfig, merged
 from lamm.data.joint import JointDataset
 from lamm.errors import ConfigError
+from lamm.evaluate.curves import read_metrics
 from lamm.models.potential import build
 from lamm.train import run as run_module
 from lamm.train.batches import Schedule
@@ -70,6 +73,39 @@ def test_a_plan_of_the_ranks_is_not_gone_on_with_by_others(tmp_path: Path):
         pretrain(longer, quiet=True, resume=True)
     with_ranks(config.to, 1)
     assert pretrain(longer, quiet=True, resume=True).step == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 7}, r"other settings of `seed`"),
+        ({"data": {"sampling": {"temperature": 1.0}}}, "other settings of `data.sampling"),
+        ({"data": {"max_train_structures": 20}}, "other settings of `data` "),
+        ({"balance": {"planner": "random"}}, "into an epoch that 'balanced' planned"),
+    ],
+)
+def test_what_would_change_the_plan_of_a_run_is_refused(tmp_path: Path, changes, said):
+    short = {"workers": 0, "validate_every": 100}
+    pretrain(small_config(tmp_path, train={"steps": 3, **short}), quiet=True)
+    other = small_config(tmp_path, train={"steps": 5, **short}).model_dump(mode="json")
+    with pytest.raises(ConfigError, match=said):
+        pretrain(RunConfig.model_validate(merged(other, changes)), quiet=True, resume=True)
+
+
+def test_a_resumed_run_has_the_rate_that_is_asked_for_and_says_what_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    short = {"workers": 0, "log_every": 1, "validate_every": 100}
+    config = small_config(tmp_path, train={"steps": 4, **short})
+    pretrain(config, quiet=True)
+    slower = config.optim.model_copy(update={"lr": 1e-6})
+    longer = small_config(tmp_path, train={"steps": 6, **short})
+    pretrain(longer.model_copy(update={"optim": slower}), quiet=True, resume=True)
+    rates = [line["lr"] for line in read_metrics(config.to) if line["kind"] == "train"]
+    assert min(rates[:4]) > 1e-5 > 2e-6 > max(rates[4:])
+    assert "optim.lr was 0.005 and is now 1e-06" in caplog.text
+    assert "train.steps was 4 and is now 6" in caplog.text
+    assert yaml.safe_load((config.to / "config.yaml").read_text())["optim"]["lr"] == 1e-6
 
 
 def test_a_run_killed_before_it_saved_anything_begins_anew(tmp_path: Path):

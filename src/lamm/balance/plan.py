@@ -39,6 +39,8 @@ PLANNERS: dict[str, Planner] = {
     "paper_shuffled": paper_shuffled,
     "balanced": balanced,
 }
+PLAN_VERSION = 2
+"""Raised with every change after which a planner gives other mini-batches."""
 FEW_STRUCTURES = 4.5
 """Structures per rank (B) below which no assignment evens mini-batches of mixed sizes."""
 DEAR_IN_MINI_BATCH = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import deque
@@ -13,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamm.balance.metrics import step_imbalance
-from lamm.balance.plan import Plan, PlanIndex, epoch_windows, join_windows, planner_advice
+from lamm.balance.plan import (
+    PLAN_VERSION,
+    Plan,
+    PlanIndex,
+    epoch_windows,
+    join_windows,
+    planner_advice,
+)
 from lamm.balance.settings import BalanceConfig
 from lamm.balance.windows import EpochWindows
 from lamm.data.joint import JointDataset
@@ -22,8 +30,12 @@ from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
 from lamm.loss import LabelCounts
 from lamm.train.distributed import World
+from lamm.typing import JSONDict
 
 logger = logging.getLogger(__name__)
+
+_TOLD_BY = 10_000
+"""Structures whose ids and costs stand for all in `Schedule.basis`."""
 
 
 def most_neighbors(joint: JointDataset, graph_config: GraphConfig) -> int:
@@ -82,6 +94,26 @@ class Schedule:
         advice = planner_advice(balance.planner, world.size, self.mini_batch_size, self.index)
         if advice is not None and world.is_main:
             logger.warning(advice)
+
+    def basis(self) -> JSONDict:
+        """What the mini-batches depend on beside their size and the ranks, for a run's state.
+
+        The structures are told from others by the subsets' names and sizes and by the ids and costs
+        of some of them.
+        """
+        some = np.unique(np.linspace(0, len(self.index) - 1, _TOLD_BY).astype(np.int64))
+        text = hashlib.blake2b(digest_size=16)
+        text.update("\n".join(self.joint.names).encode())
+        for array in (self.index.subset_offsets, self.index.ids[some], self.index.cost[some]):
+            text.update(array.astype("<i8").tobytes())
+        return {
+            "version": PLAN_VERSION,
+            "planner": self.balance.planner,
+            "edge_share": self.balance.edge_share,
+            "temperature": self.joint.config.sampling.temperature,
+            "seed": self.seed,
+            "structures": text.hexdigest(),
+        }
 
     def windows(self, epoch: int) -> EpochWindows:
         """The windows of an epoch; all epochs have the same number of steps."""

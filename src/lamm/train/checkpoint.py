@@ -61,6 +61,8 @@ class TrainState:
     """G, which stays when the run goes on with another number of ranks."""
     ranks: int | None = None
     """W of the session that saved this."""
+    plan: JSONDict | None = None
+    """What the plan depends on beside G and W, as `lamm.train.batches.Schedule.basis` says it."""
     budget: int | None = None
     """Atoms and edges above which a GPU batch is split, once memory has run out."""
     set_aside: list[JSONDict] = field(default_factory=list)
@@ -229,12 +231,18 @@ def resume_checkpoint(
     load_weights(model, folder / WEIGHTS, unmerged)
     if averaged is not None:
         averaged.load_state_dict(_read_tensors(folder / AVERAGED) | unmerged | of_average)
+    settings = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
     path = folder / TRAINING
     try:
         saved = torch.load(path, weights_only=True)
         optimizer.load_state_dict(saved)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: can't restore the optimizer ({error}).") from error
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)  # rates and decay are the configuration's, not the file's
     return state
 
 

@@ -69,7 +69,7 @@ def train(
         recipe.seed,
         mini_batch_size=session.mini_batch_size(),
     )
-    session.check_ranks(schedule.steps_per_epoch)
+    session.check_plan(schedule.basis(), schedule.steps_per_epoch)
     pace = Pace(config, schedule.steps_per_epoch, state.step, state.seconds)
     step = Step(model, session.optimizer, session.averaged, recipe, world)
     on_gpu = world.device.type == "cuda"

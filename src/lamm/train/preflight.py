@@ -27,6 +27,7 @@ from lamm.loss import LabelCounts
 from lamm.models.potential import Potential, build, count_parameters
 from lamm.runtime import tune_cpu
 from lamm.train.batches import most_neighbors
+from lamm.train.checkpoint import TrainState
 from lamm.train.costs import (
     LinearCost,
     Prior,
@@ -57,21 +58,30 @@ def settle_balance(
     joint: JointDataset,
     world: World,
     *,
-    resume: bool = False,
+    kept: TrainState | None = None,
 ) -> BalanceConfig:
     """The run's settings of batches, a budget turned into a batch size by measured costs.
 
     Costs that the run folder keeps are used if they are every rank's device's; a budget without any
-    has them measured by rank 0. A run that is resumed keeps its costs on any device, since its plan
-    depends on them. Whatever fails on one rank, all end with it.
+    has them measured by rank 0. A run that is resumed plans with what it began with, whatever costs
+    are there now. Whatever fails on one rank, all end with it.
+
+    Args:
+        config: of the run.
+        model: whose steps are measured.
+        joint: the data.
+        world: the ranks.
+        kept: the state of a run that is resumed.
 
     Raises:
         ConfigError: the costs kept are another model's, or not one structure fits the budget.
         BadAnswerError: the steps that should be measured didn't fit into the memory.
     """
     balance = config.balance.on(world.device.type)
+    if kept is not None and kept.plan is not None:
+        return _as_planned(balance, kept.plan["edge_share"], kept.mini_batch_size, world)
     costs = world.from_main(lambda: read_costs(config.to, model))
-    if costs is not None and not resume:
+    if costs is not None and kept is None:
         holds = hold_here(costs, world.device, config.train.precision)
         costs = costs if all(world.gather(holds)) else None
     if costs is None and balance.has_budget:
@@ -91,6 +101,17 @@ def settle_balance(
             settled.structures_per_rank,
         )
     return settled
+
+
+def _as_planned(
+    balance: BalanceConfig, edge_share: float, mini_batch_size: int | None, world: World
+) -> BalanceConfig:
+    """The settings with the share of edges, and in place of a budget the size, of a run's plan."""
+    changes: dict[str, Any] = {"edge_share": edge_share}
+    if balance.has_budget:
+        size = max(round((mini_batch_size or world.size) / world.size), 1)
+        changes |= {"batch_size": size, "memory": None, "max_cost": None}
+    return balance.model_copy(update=changes)
 
 
 def _measured_and_kept(

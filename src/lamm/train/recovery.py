@@ -63,6 +63,9 @@ class _Task:
     loss: LossTerms | None = None
     failed_part: int | None = None
     result: StepResult | None = None
+    size_before: int = 0
+    """Atoms and edges of this rank's largest part of the step before, where the optimizer ran out
+    of memory after it."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class Recovery:
 
     def _compute(self, task: _Task) -> None:
         planned = task.planned
+        task.size_before, self._tight_size = self._tight_size, 0  # told with these gradients
         task.loss, task.failed_part = self.step.compute(planned.step, task.parts, planned.counts)
 
     def _update(self, task: _Task) -> None:
@@ -176,7 +180,7 @@ class Recovery:
         assert task.result is not None
         outcome = task.result.read()
         if outcome.tight:
-            sizes, self._tight_size = self.world.gather(self._tight_size), 0
+            sizes = self.world.gather(task.size_before)
             self._lower_budget(
                 min(size for size in sizes if size),
                 f"step {task.planned.step - 1}: out of memory in the optimizer's step, which "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 import lamm
 from lamm.config import RunConfig, TrainingConfig, to_yaml
@@ -25,7 +26,7 @@ from lamm.files import write_json, write_text
 from lamm.models.potential import Potential, build
 from lamm.runtime import tune_cpu
 from lamm.shipped import checkpoint_path
-from lamm.train.checkpoint import TrainState
+from lamm.train.checkpoint import TrainState, read_state
 from lamm.train.distributed import World, join, leave
 from lamm.train.engine import train
 from lamm.train.preflight import settle_balance
@@ -126,6 +127,30 @@ def goes_on(config: TrainingConfig, resume: bool) -> bool:
     return False
 
 
+def note_changes(config: TrainingConfig) -> None:
+    """Say which entries a run goes on with that aren't those it began with; write them down."""
+    path = config.to / CONFIG
+    before = _entries(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    now = _entries(config.model_dump(mode="json"))
+    changed = {
+        key: (before.get(key), now.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    }
+    for key, (old, new) in changed.items():
+        logger.warning("%s: %s was %s and is now %s", path, key, old, new)
+    if changed:
+        write_text(path, to_yaml(config))
+
+
+def _entries(mapping: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a nested mapping by their dotted names."""
+    if not isinstance(mapping, dict) or not mapping:
+        return {prefix.removesuffix("."): mapping}
+    parts = [_entries(value, f"{prefix}{key}.") for key, value in mapping.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
 def restarted_here(folder: Path) -> bool:
     """Whether `torchrun` has started this process again, and began the run in this folder."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
@@ -194,12 +219,15 @@ def run_training(
 
     def begins() -> bool:
         going_on = goes_on(config, resume)
-        if not going_on:
+        if going_on:
+            note_changes(config)
+        else:
             prepare_folder(config, world, settings)
         return going_on
 
     resumes = world.from_main(begins)
-    balance = settle_balance(config, model, joint, world, resume=resumes)
+    kept = world.from_main(lambda: read_state((config.to / "last").resolve())) if resumes else None
+    balance = settle_balance(config, model, joint, world, kept=kept)
     return train(
         model,
         joint,

@@ -23,11 +23,18 @@ from lamm.train.recovery import ADVICE
 from lamm.train.report import MetricsFile, memory_mib
 from lamm.train.step import StepResult
 from lamm.train.validation import validate
+from lamm.typing import JSONDict
 
 logger = logging.getLogger(__name__)
 
 PLANNERS_OF_RANKS = ("paper", "paper_shuffled")
 """Planners whose mini-batches, not only who works on what, depend on the number of ranks."""
+KEPT = {
+    "structures": "`data` (its subsets, splits or filters)",
+    "temperature": "`data.sampling.temperature`",
+    "seed": "`seed`",
+}
+"""What a run can't change while it goes on, by its key in the plan's basis."""
 
 
 class Totals:
@@ -105,14 +112,45 @@ class Session:
         state.mini_batch_size = size
         return size
 
-    def check_ranks(self, steps_per_epoch: int) -> None:
-        """Refuse another number of ranks where the plan of an epoch that has begun depends on it.
+    def check_plan(self, basis: JSONDict, steps_per_epoch: int) -> None:
+        """Refuse to go on with a plan that would lose structures or use them twice.
+
+        Args:
+            basis: what the plan depends on now.
+            steps_per_epoch: of the plan.
 
         Raises:
-            ConfigError: the planner is one of those, and the run is inside an epoch.
+            ConfigError: data, sampling or seed aren't those that the run began with; or inside an
+                epoch, the planner, or the ranks of a planner that depends on them.
         """
+        before, inside = self.state.plan, self.state.step % steps_per_epoch
+        if before is not None:
+            changed = [words for key, words in KEPT.items() if before[key] != basis[key]]
+            if changed:
+                raise ConfigError(
+                    f"{self.run_dir}: the run began with other settings of {' and '.join(changed)} "
+                    "than those that it is to go on with; its epochs would be other structures.\n"
+                    "  Go on with those in its config.yaml, or start another run."
+                )
+            if inside and before["planner"] != basis["planner"]:
+                raise ConfigError(
+                    f"{self.run_dir}: the run is {inside} steps into an epoch that "
+                    f"'{before['planner']}' planned; the rest of it by '{basis['planner']}' would "
+                    "be other structures.\n"
+                    f"  Go on with balance.planner={before['planner']}, at least up to the end of "
+                    f"the epoch (step {self.state.step - inside + steps_per_epoch})."
+                )
+        if self.state.step and inside and (before is None or before["version"] != basis["version"]):
+            logger.warning(
+                "the epoch was planned by another version of LaMM: what is left of it may have "
+                "structures that were used already, in place of some that weren't"
+            )
+        self._check_ranks(inside, steps_per_epoch)
+        self.state.plan, self.state.ranks = basis, self.world.size
+
+    def _check_ranks(self, inside: int, steps_per_epoch: int) -> None:
         before, ranks = self.state.ranks, self.world.size
-        planner, inside = self.recipe.balance.planner, self.state.step % steps_per_epoch
+        planner = self.recipe.balance.planner
         if before not in (None, ranks) and inside and planner in PLANNERS_OF_RANKS:
             raise ConfigError(
                 f"the run is {inside} steps into an epoch that '{planner}' planned for {before} "
@@ -121,7 +159,6 @@ class Session:
                 f"{self.state.step - inside + steps_per_epoch}), or plan runs that are to move "
                 "with `balance.planner=balanced`."
             )
-        self.state.ranks = ranks
 
     def count_update(self, result: StepResult) -> None:
         """Note that the weights were updated, or that the step was skipped."""
