@@ -11,7 +11,7 @@ from lamm.data.joint import DataConfig, JointDataset
 from lamm.errors import ConfigError
 from lamm.models.potential import ModelConfig, build
 from lamm.structure import Structure
-from lamm.train.run import check_labels
+from lamm.train.preflight import check_run
 from small import SMALL_MODELS, small_store
 
 WATER = Structure(
@@ -98,7 +98,7 @@ def test_the_energy_may_stand_beside_the_displacement(tmp_path: Path) -> None:
     assert one.energy == elastic_labels(WATER, -one.forces)[0]
     store = str(small_store(tmp_path / "store", labels=""))
     labels = {"std": 0.2, "labels": "displacement_and_energy"}
-    config = {"subsets": {"a": {"store": store, "denoising": labels}}}
+    config = {"subsets": {"a": {"store": store, "denoising": labels}}, "val_fraction": 0.3}
     joint = JointDataset(DataConfig.model_validate(config), seed=0)
     assert joint.is_denoising.tolist() == [True]
     assert joint.has_energy[joint.ids("train")].all()
@@ -110,6 +110,6 @@ def test_the_energy_may_stand_beside_the_displacement(tmp_path: Path) -> None:
         build(ModelConfig.model_validate(SMALL_MODELS["painn"] | {"forces": forces}), joint.names)
         for forces in ("direct", "gradient")
     )
-    check_labels(direct, joint)
+    check_run(direct, joint)
     with pytest.raises(ConfigError, match="which displacements aren't"):
-        check_labels(gradient, joint)
+        check_run(gradient, joint)

@@ -11,9 +11,11 @@ import yaml
 from typer.testing import CliRunner
 
 from lamm.balance.columns import as_array
-from lamm.balance.cost import fast_batch_size
+from lamm.balance.cost import COST_UNIT, fast_batch_size
+from lamm.balance.plan import plan_epoch
 from lamm.balance.settings import BalanceConfig
 from lamm.cli.main import app
+from lamm.config import read_run_config
 from lamm.data.joint import JointDataset
 from lamm.errors import BadAnswerError, ConfigError
 from lamm.models.potential import build
@@ -22,7 +24,7 @@ from lamm.train.batches import most_neighbors
 from lamm.train.checkpoint import read_state
 from lamm.train.costs import COSTS, Prior, fit, peak_bytes, read_costs, sample_parts, save_costs
 from lamm.train.distributed import World
-from lamm.train.preflight import measured, settle_balance
+from lamm.train.preflight import measured, settle_balance, with_costs
 from lamm.train.run import pretrain
 from small import small_config
 
@@ -146,8 +148,56 @@ def test_a_larger_budget_is_a_larger_batch(config, joint):
         for memory in (little, much, "auto")
     ]
     assert sizes[0] < sizes[1] < sizes[2]
-    with pytest.raises(ConfigError, match="a rank has memory for"):
+    with pytest.raises(ConfigError, match="a rank may have"):
         settle_balance(budget(config, memory="1MB"), model, joint, ALONE)
+
+
+@pytest.mark.parametrize("planner", ["balanced", "greedy", "paper", "random"])
+def test_no_rank_is_planned_more_than_its_budget(config, joint, planner):
+    model = build(config.model, joint.names, seed=0)
+    costs = measured(config, model, joint, CPU)
+    asked = BalanceConfig(max_cost=60, planner=planner)
+    found = with_costs(asked, model, joint, costs, World(0, 2, CPU), config.seed)
+    index = joint.plan_index(most_neighbors(joint, model.graph_config), found.edge_share)
+    plan = plan_epoch(
+        index,
+        joint.config.sampling,
+        seed=config.seed,
+        epoch=0,
+        ranks=2,
+        batch_size=found.structures_per_rank,
+        planner=planner,
+    )
+    load = plan.rank_load(index.cost[index.find(plan.ids)])
+    assert found.structures_per_rank > 1
+    assert load.max() / COST_UNIT <= 60
+
+
+def test_a_budget_that_holds_nothing_says_what_takes_it(config, joint):
+    model = build(config.model, joint.names, seed=0)
+    config.to.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"max_cost is 0.1, and .*; expected at least"):
+        settle_balance(budget(config, max_cost=0.1), model, joint, ALONE)
+    with pytest.raises(ConfigError, match=r"may have 1.0 MiB, of which weights.* take [\d,.]+ MiB"):
+        settle_balance(budget(config, memory="1MiB"), model, joint, ALONE)
+
+
+def test_what_stops_a_run_stops_the_look_ahead_too(config, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    words = ["plan", str(path), "--no-measure", "data.val_fraction=0"]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, ConfigError)
+    assert "no structure is left for validation" in str(result.exception)
+    with pytest.raises(ConfigError, match="no structure is left for validation"):
+        pretrain(read_run_config(path, words[3:]), quiet=True)
+    assert not config.to.exists()
+
+
+def test_without_a_limit_atoms_are_counted_with_the_neighbours_of_the_densest_structure(joint):
+    index = [subset.store.index for subset in joint.subsets]
+    most = max((one.num_edges / one.num_atoms).max() for one in index)
+    assert most <= joint.most_neighbors < most + 1
 
 
 class TwoHosts(World):

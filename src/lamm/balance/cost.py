@@ -77,23 +77,16 @@ def likely_edges(
 
 
 def largest_batch_size(load_budget: float, mean_cost: float) -> int:
-    """The largest number of structures per rank whose planned peak load stays within a budget.
+    """Structures per rank whose peak load stays within a budget, if it is `PEAK_MARGIN` means.
 
     Args:
-        load_budget: cost that a rank has memory for, in the unit of `mean_cost`.
+        load_budget: cost that a rank may have, in the unit of `mean_cost`.
         mean_cost: mean cost of the structures that an epoch uses.
 
-    Raises:
-        ConfigError: not even one structure of mean cost fits.
+    Returns:
+        B; 0 where not even one structure of mean cost fits.
     """
-    batch_size = math.floor(load_budget / (PEAK_MARGIN * mean_cost))
-    if batch_size < 1:
-        raise ConfigError(
-            f"a rank has memory for a load of {load_budget:g}, and a structure costs "
-            f"{mean_cost:g} on average.\n"
-            "  Use a smaller model, a GPU with more memory, or leave the largest structures out."
-        )
-    return batch_size
+    return max(math.floor(load_budget / (PEAK_MARGIN * mean_cost)), 0)
 
 
 def fast_batch_size(fixed: float, each: float) -> int:

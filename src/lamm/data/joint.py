@@ -7,6 +7,7 @@ stores' indices; a structure itself is read when it is asked for.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -281,9 +282,11 @@ class JointDataset:
         return np.concatenate(parts).astype(np.int64)
 
     @property
-    def most_edges(self) -> int:
-        """Edges of the structure that has the most, at least 1."""
-        return max(int(subset.store.index.num_edges.max(initial=1)) for subset in self.subsets)
+    def most_neighbors(self) -> int:
+        """Neighbours of an atom in the structure that has the most on average; at least 1."""
+        indices = [subset.store.index for subset in self.subsets]
+        most = [float((one.num_edges / one.num_atoms).max(initial=1)) for one in indices]
+        return math.ceil(max(most))
 
     def plan_index(self, max_neighbors: int, edge_share: float) -> PlanIndex:
         """What the planner is given: cost and labels of each training structure.

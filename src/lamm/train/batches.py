@@ -40,7 +40,7 @@ _TOLD_BY = 10_000
 
 def most_neighbors(joint: JointDataset, graph_config: GraphConfig) -> int:
     """The most neighbours that an atom is counted with: the model's limit, if it has one."""
-    return graph_config.max_neighbors or joint.most_edges
+    return graph_config.max_neighbors or joint.most_neighbors
 
 
 class PlannedStep(NamedTuple):

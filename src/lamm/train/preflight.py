@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from lamm.balance.columns import as_array
-from lamm.balance.cost import COST_UNIT, fast_batch_size, largest_batch_size
+from lamm.balance.cost import COST_UNIT, PEAK_MARGIN, fast_batch_size, largest_batch_size
 from lamm.balance.metrics import plan_metrics
 from lamm.balance.plan import Plan, PlanIndex, epoch_windows, join_windows, planner_advice
 from lamm.balance.settings import AUTO, DEFAULT_BATCH_SIZE, BalanceConfig, parse_bytes
+from lamm.balance.uses import Window
 from lamm.config import RunConfig, TrainingConfig
 from lamm.data.joint import JointDataset
 from lamm.data.sampling import temperature_sizes
@@ -50,6 +51,29 @@ FEWEST_STEPS = 100
 """Steps of an epoch that a batch size which is found leaves."""
 WINDOWS_LOOKED_AT = 4
 """Windows of the first epoch from which the balance of a plan is judged."""
+
+
+def check_run(model: Potential, joint: JointDataset) -> None:
+    """Refuse what can't be trained, before anything is written.
+
+    Raises:
+        ConfigError: no structure is held out; or the model's forces are the gradient of its energy,
+            and a denoising subset has displacements and an energy.
+    """
+    if len(joint.ids("val")) == 0:
+        raise ConfigError(
+            "no structure is left for validation. Raise `data.val_fraction`, or give splits."
+        )
+    if model.force_head is not None:
+        return
+    for subset in joint.subsets:
+        noise = subset.denoising
+        if noise is not None and noise.gives_energy and noise.gives_displacement:
+            raise ConfigError(
+                f"subset '{subset.name}': denoising.labels is '{noise.labels}', and this model's "
+                "forces are the gradient of its energy, which displacements aren't.\n"
+                "  Use `labels: displacement` or `elastic`, or `model.forces=direct`."
+            )
 
 
 def settle_balance(
@@ -89,7 +113,7 @@ def settle_balance(
     if costs is None:
         return balance
     found: StepCosts = costs
-    settled = world.together(lambda: with_costs(balance, model, joint, found, world))
+    settled = world.together(lambda: with_costs(balance, model, joint, found, world, config.seed))
     if balance.has_budget:  # free memory differs among hosts
         least = min(world.gather(settled.structures_per_rank))
         settled = settled.model_copy(update={"batch_size": least})
@@ -142,11 +166,20 @@ def with_costs(
     joint: JointDataset,
     costs: StepCosts,
     world: World,
+    seed: int,
 ) -> BalanceConfig:
     """The settings with the share of edges that was measured, and a batch size.
 
+    Args:
+        balance: as configured.
+        model: whose steps were measured.
+        joint: the data.
+        costs: what was measured.
+        world: the ranks.
+        seed: of the plan.
+
     Raises:
-        ConfigError: not one structure fits the budget.
+        ConfigError: not one structure of mean size fits the budget.
     """
     limit = most_neighbors(joint, model.graph_config)
     balance = balance.model_copy(update={"edge_share": costs.edge_share(limit)})
@@ -154,16 +187,85 @@ def with_costs(
         return balance
     index = joint.plan_index(limit, balance.edge_share)
     if balance.max_cost is not None:
-        mean = mean_of_uses(index, joint, as_array(index.cost)) / COST_UNIT
-        size = largest_batch_size(balance.max_cost, mean)
+        room, load_of = balance.max_cost, as_array(index.cost) / COST_UNIT
+        mean = mean_of_uses(index, joint, load_of)
+        size = largest_batch_size(room, mean)
+        if not size:
+            raise ConfigError(
+                f"balance.max_cost is {room:g}, and a structure costs {mean:.4g} on average; "
+                f"expected at least {PEAK_MARGIN * mean:.4g}."
+            )
     else:
-        room = memory_of(balance, model, world) - costs.resident - costs.bytes.base
-        bytes_of = structure_sums(index, joint, costs.bytes, limit)
-        size = largest_batch_size(room, mean_of_uses(index, joint, bytes_of))
-        _warn_of_large(index, joint, bytes_of, room, world)
+        memory = memory_of(balance, model, world)
+        room = memory - costs.resident - costs.bytes.base
+        load_of = structure_sums(index, joint, costs.bytes, limit)
+        mean = mean_of_uses(index, joint, load_of)
+        size = largest_batch_size(room, mean)
+        if not size:
+            raise ConfigError(
+                f"a rank may have {_mib(memory)}, of which weights, optimizer and the process take "
+                f"{_mib(memory - room)}, and a structure takes {_mib(mean)} on average.\n"
+                "  Raise `balance.memory`, use a smaller model or a device with more memory, or "
+                "leave the largest structures out with `max_atoms`."
+            )
+        _warn_of_large(index, joint, load_of, room, world)
         if balance.batch_size == AUTO:
             size = min(size, useful_size(index, joint, costs, limit, world))
+    size = size_within(size, room, load_of, index, joint, balance.planner, world, seed)
     return balance.model_copy(update={"batch_size": size, "memory": None, "max_cost": None})
+
+
+def size_within(
+    size: int,
+    room: float,
+    load_of: NDArray[np.float64],
+    index: PlanIndex,
+    joint: JointDataset,
+    planner: str,
+    world: World,
+    seed: int,
+) -> int:
+    """The largest number of structures per rank, up to `size`, whose planned loads have room.
+
+    How far the largest load is above the mean depends on planner and batch size, so it is looked at
+    in the first windows of the plan. One structure per rank is what is left where nothing has room.
+
+    Args:
+        size: where to start, B.
+        room: what a rank's load may be.
+        load_of: of each structure of the index.
+        index: the training structures.
+        joint: the data.
+        planner: its name.
+        world: the ranks.
+        seed: of the plan.
+    """
+    while size > 1:
+        epoch = epoch_windows(
+            index,
+            joint.config.sampling,
+            seed=seed,
+            epoch=0,
+            ranks=world.size,
+            batch_size=size,
+            planner=planner,
+        )
+        peak = max(_peak_load(window, load_of) for window in islice(epoch, WINDOWS_LOOKED_AT))
+        if peak <= room:
+            break
+        size = max(min(size - 1, int(size * room / peak)), 1)
+    return size
+
+
+def _peak_load(window: Window, load_of: NDArray[np.float64]) -> float:
+    """The largest load of a rank in a step."""
+    ends = np.concatenate([[0], np.cumsum(window.counts)])
+    sums = np.concatenate([[0.0], np.cumsum(load_of[window.entries])])[ends]
+    return float(np.diff(sums).max())
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def useful_size(
@@ -253,6 +355,7 @@ def look_ahead(
     world = World(rank=0, size=ranks, device=device)
     joint = JointDataset(config.data, config.seed)
     model = build(config.model, joint.names, seed=config.seed).start_at_references()
+    check_run(model, joint)
     costs = read_costs(config.to, model)
     if costs is not None and not hold_here(costs, device, config.train.precision):
         costs = None
@@ -266,7 +369,7 @@ def look_ahead(
         costs = measured(config, model, joint, device)
         save_costs(costs, config.to)
     if costs is not None:
-        balance = with_costs(balance, model, joint, costs, world)
+        balance = with_costs(balance, model, joint, costs, world, config.seed)
     limit = most_neighbors(joint, model.graph_config)
     index = joint.plan_index(limit, balance.edge_share)
     size = ranks * balance.structures_per_rank

@@ -29,7 +29,7 @@ from lamm.shipped import checkpoint_path
 from lamm.train.checkpoint import TrainState, read_state
 from lamm.train.distributed import World, join, leave
 from lamm.train.engine import train
-from lamm.train.preflight import settle_balance
+from lamm.train.preflight import check_run, settle_balance
 
 logger = logging.getLogger(__name__)
 
@@ -185,24 +185,6 @@ def set_one(model: Potential, column: int, fitted: Normalisation) -> None:
     )
 
 
-def check_labels(model: Potential, joint: JointDataset) -> None:
-    """Refuse labels whose forces aren't the gradient of their energy where the model's are.
-
-    Raises:
-        ConfigError: a denoising subset has displacements and an energy.
-    """
-    if model.force_head is not None:
-        return
-    for subset in joint.subsets:
-        noise = subset.denoising
-        if noise is not None and noise.gives_energy and noise.gives_displacement:
-            raise ConfigError(
-                f"subset '{subset.name}': denoising.labels is '{noise.labels}', and this model's "
-                "forces are the gradient of its energy, which displacements aren't.\n"
-                "  Use `labels: displacement` or `elastic`, or `model.forces=direct`."
-            )
-
-
 def run_training(
     config: TrainingConfig,
     model: Potential,
@@ -215,7 +197,7 @@ def run_training(
 ) -> TrainState:
     """Train in the run folder of a configuration, from the start or from its last checkpoint."""
     settings = tune_cpu()
-    check_labels(model, joint)
+    check_run(model, joint)
 
     def begins() -> bool:
         going_on = goes_on(config, resume)

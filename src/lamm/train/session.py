@@ -77,10 +77,6 @@ class Session:
         world: World,
         resume: bool,
     ) -> None:
-        if len(joint.ids("val")) == 0:
-            raise ConfigError(
-                "no structure is left for validation. Raise `data.val_fraction`, or give splits."
-            )
         self.model = model.to(world.device).train()
         self.joint, self.recipe, self.run_dir, self.world = joint, recipe, run_dir, world
         self.optimizer = build_optimizer(model, model.encoder, recipe.optim)
