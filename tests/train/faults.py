@@ -45,9 +45,9 @@ def inject(kind: str, world_rank: int) -> None:
     now = {"step": -1}
     armed = {"optimizer": {STEP}, "optimizer twice": {STEP, STEP + 1}}.get(kind, set())
 
-    def noted_compute(self: Step, step: int, *rest: Any) -> Any:
+    def noted_compute(self: Step, step: int, *rest: Any, **named: Any) -> Any:
         now["step"] = step
-        return compute(self, step, *rest)
+        return compute(self, step, *rest, **named)
 
     def faulty_loss(self: Step, batch: GraphBatch, counts: Any) -> Any:
         here = world_rank == RANK and now["step"] == STEP

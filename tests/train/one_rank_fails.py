@@ -7,10 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from lamm.data import joint
 from lamm.errors import DataError
-from lamm.train import preflight, run, session, validation
+from lamm.train import engine, preflight, recovery, run, session, validation
 from lamm.train.distributed import join, leave
 from lamm.train.ending import run_to_the_end
 from small import small_config
@@ -46,6 +49,11 @@ def direct() -> dict[str, list[str]]:
     return said
 
 
+def recovery_of(*words: Any, look_later: bool, **named: Any) -> recovery.Recovery:
+    """The recovery that looks at a step when it is told to."""
+    return recovery.Recovery(*words, **{**named, "look_later": look_later})
+
+
 def of_a_run(folder: Path, case: str, rank: int) -> list[str]:
     """A pre-training in which something fails on one rank alone."""
     config = small_config(folder / f"data-{rank}", balance={"batch_size": 4})
@@ -62,6 +70,20 @@ def of_a_run(folder: Path, case: str, rank: int) -> list[str]:
         balance = {"memory": "100GB"}
         config = config.model_copy(update={"balance": config.balance.__class__(**balance)})
         preflight.with_costs = on_rank(1, preflight.with_costs)  # type: ignore[assignment]
+    elif case.startswith("reading"):
+        read, times = joint.JointDataset.structure, iter(range(10))
+
+        def structure(self: joint.JointDataset, joint_id: int, draw: int = joint.FIXED_NOISE):
+            if rank == 1 and draw != joint.FIXED_NOISE and next(times, None) is None:
+                data_error()
+            return read(self, joint_id, draw)
+
+        joint.JointDataset.structure = structure  # type: ignore[method-assign]
+        workers = 1 if case == "reading by workers" else 0
+        train = config.train.model_copy(update={"workers": workers})
+        config = config.model_copy(update={"train": train})
+        if case == "reading, seen late":
+            engine.Recovery = partial(recovery_of, look_later=True)  # type: ignore[misc]
     elif case == "save":
         session.save_checkpoint = on_rank(0, session.save_checkpoint)  # type: ignore[assignment]
     return said_of(lambda: run.pretrain(config, quiet=True))

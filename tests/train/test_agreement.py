@@ -1,6 +1,7 @@
 """What fails on one rank ends all, with a message each, and nobody waits for the other."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def test_ranks_end_together(tmp_path: Path):
 @pytest.mark.parametrize("case", ["costs", "save"])
 def test_a_run_ends_on_all_ranks_with_the_error_of_one(tmp_path: Path, case: str):
     assert on_two_ranks(tmp_path, case) == [DAMAGED, DAMAGED]
+
+
+@pytest.mark.parametrize("case", ["reading", "reading by workers", "reading, seen late"])
+def test_what_one_rank_cannot_read_ends_all_in_the_same_words(tmp_path: Path, case: str):
+    first, second = on_two_ranks(tmp_path, case)
+    assert first == second
+    assert re.fullmatch(r"step \d+: store.arrow: damaged", first[1])
+    assert first[0] == "DataError"
 
 
 def test_a_validation_structure_too_large_for_one_rank_is_named_on_all(tmp_path: Path):

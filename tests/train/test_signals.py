@@ -18,7 +18,7 @@ from small import small_config
 def test_a_signal_to_all_processes_of_a_run_saves_a_checkpoint(
     tmp_path: Path, number: signal.Signals, status: int
 ):
-    train = {"steps": 100_000, "workers": 1, "log_every": 2, "validate_every": 50_000}
+    train = {"steps": 100_000, "workers": 1, "log_every": 10_000, "validate_every": 50_000}
     config = small_config(tmp_path, train=train)
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
@@ -29,16 +29,16 @@ def test_a_signal_to_all_processes_of_a_run_saves_a_checkpoint(
         start_new_session=True,
         text=True,
     )
-    metrics = config.to / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and '"train"' in metrics.read_text()):
+    while not (config.to / "last").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
+    time.sleep(1.0)  # some steps, and many more to the next report
     os.killpg(process.pid, number)  # the workers get it too, as from a terminal or a queue
     _, said = process.communicate(timeout=60)
     assert process.returncode == status, said
     assert "go on with --resume" in said
     step = int((config.to / "last").resolve().name.removeprefix("step-"))
-    assert step > 0
+    assert 0 < step < 10_000
     assert read_metrics(config.to)[-1]["step"] == step

@@ -21,7 +21,7 @@ from lamm.train.memory import is_out_of_memory
 from lamm.train.optim import build_optimizer
 from lamm.train.parts import cut, graph_size, select, split_batch, structure_sizes
 from lamm.train.run import set_normalisation
-from lamm.train.step import Step
+from lamm.train.step import LOSS, NUM_NOTES, Step
 from small import SMALL_MODELS, small_config, without_dropout
 
 WAITING = {
@@ -69,7 +69,7 @@ def test_forward_and_backward_away_from_the_cpu_ask_for_no_number(
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     step, (planned, _) = small_step(tmp_path, model_name, blocks=False)
     step.model.to("meta")
-    step.gradients = SharedGradients(step.model.parameters(), step.world, num_notes=3)
+    step.gradients = SharedGradients(step.model.parameters(), step.world, num_notes=NUM_NOTES)
     loss, failed_part = step.compute(0, [planned.batch.to("meta")], planned.counts)
     assert failed_part is None
     assert all(one.grad is not None for one in step.gradients.parameters)
@@ -115,7 +115,7 @@ def test_a_skipped_step_leaves_weights_moments_and_averages_as_they_were(
 
     loss, _ = step.compute(1, [second.batch], second.counts)
     if bad == "loss":
-        step.gradients.notes[2] = float("inf")
+        step.gradients.notes[LOSS] = float("inf")
     else:
         step.gradients.parameters[0].grad[0] = float("nan")
     result, _ = step.update(1, 1.0, loss)

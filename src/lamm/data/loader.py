@@ -13,6 +13,7 @@ import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lamm.balance.plan import Plan
 from lamm.data.joint import FIXED_NOISE, JointDataset
+from lamm.errors import DataError, LaMMError
 from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
 from lamm.graph.packing import PackedBatch, pack
@@ -31,6 +33,15 @@ S = TypeVar("S")
 T = TypeVar("T")
 NICENESS = 10
 """By how much the processes that prepare batches stand behind the one that trains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What a process that prepares batches hands over in place of one that it couldn't make."""
+
+    message: str
+
+
 Part: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32]]
 """Joint ids and noise draws of the structures of a batch."""
 
@@ -66,6 +77,24 @@ class PlannedBatches(Dataset[GraphBatch]):
         batch.has_energy &= torch.from_numpy(self.joint.has_energy[ids])
         batch.has_forces &= torch.from_numpy(self.joint.has_forces[ids])
         return batch
+
+
+class _Handed(Dataset["PackedBatch | Unreadable"]):
+    """The batches in the form in which processes hand them over, a fault of the data included."""
+
+    def __init__(self, batches: PlannedBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, part: Part) -> PackedBatch | Unreadable:
+        """A batch as one block, or why it can't be had."""
+        try:
+            return pack(self.batches[part])
+        except (LaMMError, OSError) as error:
+            return Unreadable(str(error))
+
+
+def _as_it_is(item: T) -> T:
+    return item
 
 
 def plan_parts(plan: Plan, rank: int) -> list[Part]:
@@ -143,12 +172,15 @@ def load_batches(
             workers, not before these were started.
         workers: processes that prepare batches; with 0 this process does.
         device: where the batches go; from pinned memory, without waiting, where that is a GPU.
+
+    Raises:
+        DataError: a structure can't be read, in the words of where that was found.
     """
     on_gpu = device.type == "cuda"
     loader: DataLoader[Any] = DataLoader(
-        batches,
+        _Handed(batches),
         batch_size=None,
-        collate_fn=pack,  # type: ignore[arg-type]  # of one batch, not of a list
+        collate_fn=_as_it_is,
         sampler=parts,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -156,7 +188,9 @@ def load_batches(
         worker_init_fn=_stand_back,
     )
 
-    def arrive(packed: PackedBatch) -> GraphBatch:
+    def arrive(packed: PackedBatch | Unreadable) -> GraphBatch:
+        if isinstance(packed, Unreadable):
+            raise DataError(packed.message)
         return packed.to(device, non_blocking=on_gpu).unpack()
 
     if not workers:

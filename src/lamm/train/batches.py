@@ -26,6 +26,7 @@ from lamm.balance.settings import BalanceConfig
 from lamm.balance.windows import EpochWindows
 from lamm.data.joint import JointDataset
 from lamm.data.loader import Part, PlannedBatches, load_batches, plan_parts
+from lamm.errors import DataError
 from lamm.graph.batch import GraphBatch
 from lamm.graph.neighbors import GraphConfig
 from lamm.loss import LabelCounts
@@ -56,6 +57,8 @@ class PlannedStep(NamedTuple):
     """Planned cost of the busiest rank over the mean rank's."""
     wait: float
     """Seconds that the model waited for this batch."""
+    fault: str | None = None
+    """Why this rank's structures can't be read; the batch is empty then."""
 
 
 class _KnownStep(NamedTuple):
@@ -191,8 +194,18 @@ class Schedule:
             workers=workers,
             device=self.world.device,
         )
-        asked = time.perf_counter()
-        for step, batch in enumerate(batches, start=first):
-            wait, one = time.perf_counter() - asked, ahead.popleft()
-            yield PlannedStep(step, batch, one.counts, one.structures, one.imbalance, wait)
-            asked = time.perf_counter()
+        step, asked = first, time.perf_counter()
+        try:
+            for batch in batches:
+                wait, one = time.perf_counter() - asked, ahead.popleft()
+                yield PlannedStep(step, batch, one.counts, one.structures, one.imbalance, wait)
+                step, asked = step + 1, time.perf_counter()
+        except DataError as error:
+            # The other ranks are at this step, too: they hear of it there, or one step later.
+            nothing = self._empty_batch()
+            for number in range(step, last):
+                yield PlannedStep(number, nothing, LabelCounts(1, 1), 0, 1.0, 0.0, str(error))
+
+    def _empty_batch(self) -> GraphBatch:
+        none: Part = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32))
+        return PlannedBatches(self.joint, self.graph_config)[none].to(self.world.device)

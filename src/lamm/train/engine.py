@@ -93,7 +93,8 @@ def train(
         ):
             warm_up(step, schedule, state)
         for planned in schedule.steps(state.step, pace.most, config.workers):
-            recovery.do(planned, learning_rate_factor(planned.step, pace.num_steps, recipe.optim))
+            factor = learning_rate_factor(planned.step, pace.num_steps, recipe.optim)
+            recovery.do(planned, factor, stop.signal_number or 0)
             session.count(planned, schedule.steps_per_epoch)
             bar.update(state.step)
 
@@ -106,11 +107,11 @@ def train(
             validates = pace.validates(state.step) or last
             every = config.checkpoint_every
             saves = (state.step % every == 0 if every else validates) or last
-            if reports or validates or saves:
+            if reports or validates or saves or recovery.signal_number:
                 recovery.settle()
-            if reports:
+            signal_number = 0 if last else recovery.signal_number
+            if reports or signal_number:
                 bar.update(state.step, session.report())
-                signal_number = 0 if last else world.largest(stop.signal_number or 0)
             is_best = False
             if validates:
                 before = pace.seconds()

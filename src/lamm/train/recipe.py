@@ -31,7 +31,7 @@ class TrainConfig(Frozen):
     deterministic: bool = False
     """Refuse GPU kernels whose sums depend on timing; a CPU run is always reproducible."""
     log_every: PositiveInt = 10
-    """Steps between lines of metrics; all ranks agree there whether to stop at a signal."""
+    """Steps between lines of metrics."""
     validate_every: PositiveInt | None = None
     """Steps between validations; ten in a run where left out. The last step always validates."""
     checkpoint_every: PositiveInt | None = None

@@ -60,6 +60,7 @@ class _Task:
     planned: PlannedStep
     factor: float
     parts: list[GraphBatch]
+    signal_number: int = 0
     loss: LossTerms | None = None
     failed_part: int | None = None
     result: StepResult | None = None
@@ -109,19 +110,23 @@ class Recovery:
         self.world = step.world
         self._pending: _Task | None = None
         self._tight_size = 0
+        self.signal_number = 0
+        """Signal that some rank was sent, as all ranks know it; 0 without one."""
 
-    def do(self, planned: PlannedStep, factor: float) -> None:
+    def do(self, planned: PlannedStep, factor: float, signal_number: int = 0) -> None:
         """Do a step, and see to the one before it.
 
         Args:
             planned: the mini-batch.
             factor: share of the peak learning rate.
+            signal_number: signal that this rank was sent, of which the others are told.
 
         Raises:
             BadAnswerError: too many steps in a row were skipped.
-            DataError: a structure doesn't fit into the memory, and the run is to stop then.
+            DataError: a rank can't read its structures; or a structure doesn't fit into the memory,
+                and the run is to stop then.
         """
-        task = _Task(planned, factor, self._parts(planned.batch))
+        task = _Task(planned, factor, self._parts(planned.batch), signal_number=signal_number)
         self._compute(task)
         if self.settle():
             task.parts = self._parts(planned.batch)
@@ -167,7 +172,13 @@ class Recovery:
     def _compute(self, task: _Task) -> None:
         planned = task.planned
         task.size_before, self._tight_size = self._tight_size, 0  # told with these gradients
-        task.loss, task.failed_part = self.step.compute(planned.step, task.parts, planned.counts)
+        task.loss, task.failed_part = self.step.compute(
+            planned.step,
+            task.parts,
+            planned.counts,
+            unreadable=planned.fault is not None,
+            signal_number=task.signal_number,
+        )
 
     def _update(self, task: _Task) -> None:
         assert task.loss is not None
@@ -179,6 +190,10 @@ class Recovery:
     def _read(self, task: _Task) -> Outcome:
         assert task.result is not None
         outcome = task.result.read()
+        self.signal_number = self.signal_number or outcome.signal_number
+        if outcome.unreadable:
+            faults = [one for one in self.world.gather(task.planned.fault) if one is not None]
+            raise DataError(f"step {task.planned.step}: {faults[0]}")
         if outcome.tight:
             sizes = self.world.gather(task.size_before)
             self._lower_budget(

@@ -9,6 +9,7 @@ as under a gradient scaler. The host learns of it from a copy that it reads late
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -27,6 +28,12 @@ from lamm.train.memory import is_out_of_memory, release_memory
 from lamm.train.optim import set_learning_rate
 from lamm.train.recipe import Recipe
 
+FAILED, TIGHT, LOSS, UNREADABLE, INTERRUPTS, TERMINATIONS = range(6)
+"""The notes that travel beside the gradients (`lamm.train.gradients`): how many ranks had no memory
+in this step, had none in the update of the one before, the loss, how many couldn't read their
+structures, and how many were sent SIGINT or SIGTERM."""
+NUM_NOTES = TERMINATIONS + 1
+
 
 class Outcome(NamedTuple):
     """What became of a step, the same on all ranks."""
@@ -38,6 +45,10 @@ class Outcome(NamedTuple):
     tight: bool
     """A rank ran out of memory in the update of the step before and did it a second time."""
     loss: float
+    unreadable: bool
+    """A rank couldn't read its structures: the run can't go on."""
+    signal_number: int
+    """Signal that asks the run to stop, whichever rank it was sent to; 0 without one."""
 
 
 @dataclass
@@ -57,8 +68,16 @@ class StepResult:
         """What became of the step; waits until the device has done it."""
         if self._copied is not None:
             self._copied.synchronize()
-        skipped, failed, tight, loss = self._copy.tolist()
-        return Outcome(failed > 0, skipped > 0, tight > 0, loss)
+        skipped, *notes = self._copy.tolist()
+        number = signal.SIGTERM if notes[TERMINATIONS] else 0
+        return Outcome(
+            failed=notes[FAILED] > 0,
+            skipped=skipped > 0,
+            tight=notes[TIGHT] > 0,
+            loss=notes[LOSS],
+            unreadable=notes[UNREADABLE] > 0,
+            signal_number=int(number or (signal.SIGINT if notes[INTERRUPTS] else 0)),
+        )
 
 
 def copy_to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
@@ -103,7 +122,7 @@ class Step:
     ) -> None:
         self.model, self.optimizer, self.averaged = model, optimizer, averaged
         self.recipe, self.world = recipe, world
-        self.gradients = SharedGradients(model.parameters(), world, num_notes=3)
+        self.gradients = SharedGradients(model.parameters(), world, num_notes=NUM_NOTES)
         self._tight = False
 
     def loss(self, batch: GraphBatch, counts: LabelCounts) -> LossTerms:
@@ -111,7 +130,13 @@ class Step:
         return loss_of(self.model, batch, counts, self.recipe)
 
     def compute(
-        self, step: int, parts: Sequence[GraphBatch], counts: LabelCounts
+        self,
+        step: int,
+        parts: Sequence[GraphBatch],
+        counts: LabelCounts,
+        *,
+        unreadable: bool = False,
+        signal_number: int = 0,
     ) -> tuple[LossTerms, int | None]:
         """The gradients of a mini-batch, summed over the parts and over the ranks.
 
@@ -119,6 +144,8 @@ class Step:
             step: number of the step, from which dropout is drawn.
             parts: this rank's GPU batch, whole or cut.
             counts: labels in the whole mini-batch.
+            unreadable: this rank couldn't read its structures; all ranks are told.
+            signal_number: signal that this rank was sent; all ranks are told.
 
         Returns:
             This rank's share of the loss, and the number of the part at which its memory ran out.
@@ -140,9 +167,13 @@ class Step:
             done = terms if number == 0 else LossTerms(*map(torch.add, done, terms))
         if failed_part is not None:
             release_memory(self.world.device)  # outside the handler, whose error holds the graph
-        self.gradients.notes[0] = float(failed_part is not None)
-        self.gradients.notes[1] = float(self._tight)
-        self.gradients.notes[2] = done.total
+        notes = self.gradients.notes
+        notes[FAILED] = float(failed_part is not None)
+        notes[TIGHT] = float(self._tight)
+        notes[LOSS] = done.total
+        notes[UNREADABLE] = float(unreadable)
+        notes[INTERRUPTS] = float(signal_number == signal.SIGINT)
+        notes[TERMINATIONS] = float(signal_number == signal.SIGTERM)
         self._tight = False
         self.gradients.finish()
         return done, failed_part
@@ -164,7 +195,8 @@ class Step:
             self.gradients.parameters, self.recipe.optim.clip_norm, foreach=True
         )
         notes = self.gradients.notes
-        good = torch.isfinite(norm) & torch.isfinite(notes[2]) & (notes[0] == 0)
+        good = torch.isfinite(norm) & torch.isfinite(notes[LOSS])
+        good &= (notes[FAILED] == 0) & (notes[UNREADABLE] == 0)
         skip = (~good).to(torch.float32)
         self._change_weights(skip)
         if self.averaged is not None:
