@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from lamm.errors import ConfigError
-from lamm.train.launch import Place, find_place, first_of_node_list
+from lamm.train.launch import (
+    Place,
+    find_place,
+    first_of_node_list,
+    warn_of_unused_tasks,
+)
 
 TORCHRUN = {
     "RANK": "5",
@@ -74,8 +79,10 @@ def test_a_step_of_fewer_tasks_than_the_job_counts_its_own():
 def test_what_srun_did_not_start_is_alone_and_says_so(shell, caplog):
     variables = SRUN | {"SLURM_PROCID": "0"} | shell
     environment = {name: value for name, value in variables.items() if value is not None}
+    place = find_place(environment)
+    assert place.size == 1
     with caplog.at_level(logging.WARNING):
-        assert find_place(environment).size == 1
+        warn_of_unused_tasks(place, environment)
     assert "srun lamm" in caplog.text
 
 
@@ -84,6 +91,35 @@ def test_mpirun_in_a_pbs_job_meets_at_its_first_host(variables, rank, pbs):
     place = find_place(variables | pbs)
     local = int(variables.get("OMPI_COMM_WORLD_LOCAL_RANK", "0"))
     assert place[1:] == (rank, 4, local, "node7", 20000 + 4242)
+
+
+@pytest.mark.parametrize(("variables", "rank"), [(OPEN_MPI, 3), (INTEL_MPI, 2)])
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"SLURM_STEP_ID": "batch", "SLURM_NTASKS": "4"},
+        {
+            "SLURM_STEP_ID": "1",
+            "SLURM_NTASKS": "4",
+            "SLURM_STEP_NUM_TASKS": "1",
+            "SLURM_STEP_NODELIST": "gpu018",
+        },
+    ],
+    ids=["first host, below the batch script", "further host, below the step of a daemon"],
+)
+def test_mpirun_in_a_slurm_job_counts_before_the_step_of_its_daemons(variables, rank, step, caplog):
+    environment = SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"} | step | variables
+    place = find_place(environment)
+    assert place.launcher.startswith("mpirun")
+    assert place[1:3] == (rank, 4)
+    assert (place.address, place.port) == ("gpu017", 20000 + 4567)  # the same on every host
+    with caplog.at_level(logging.WARNING):
+        warn_of_unused_tasks(place, environment)
+    assert not caplog.text
+
+
+def test_srun_that_speaks_pmi_is_srun():
+    assert find_place(SRUN | {"PMI_RANK": "9", "PMI_SIZE": "16"}) == find_place(SRUN)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from lamm.errors import BadAnswerError, ConfigError, LaMMError
-from lamm.train.launch import find_place
+from lamm.train.launch import find_place, warn_of_unused_tasks
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
@@ -159,6 +159,7 @@ def join(device_name: str = "auto") -> World:
         ConfigError: the environment contradicts itself, or a GPU is asked for and there is none.
     """
     place = find_place(os.environ)
+    warn_of_unused_tasks(place, os.environ)
     device = choose_device(device_name, place.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
