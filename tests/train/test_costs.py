@@ -164,6 +164,16 @@ def test_all_ranks_have_the_batch_size_of_the_one_with_least_memory(config, join
     assert found.structures_per_rank == 3
 
 
+def test_ranks_share_the_memory_of_their_own_host_alone(config, joint, monkeypatch):
+    model = build(config.model, joint.names, seed=0)
+    monkeypatch.setattr(preflight, "free_bytes", lambda _: 16e9)
+    monkeypatch.setattr(preflight, "resident_bytes", lambda *_: 0)
+    auto = BalanceConfig(memory="auto")
+    of_eight = World(3, 64, CPU, local_size=8)
+    assert preflight.memory_of(auto, model, of_eight) == pytest.approx(0.9 * 16e9 / 8)
+    assert preflight.memory_of(auto, model, World(3, 64, torch.device("cuda"), 8)) == 0.9 * 16e9
+
+
 def test_costs_of_another_device_are_measured_anew_but_a_resumed_run_keeps_its_own(
     config, joint, caplog
 ):
@@ -272,6 +282,11 @@ def test_the_command_says_what_a_run_would_be(config, tmp_path):
     assert "R^2" in text
     words = ["plan", str(path), "balance.memory=2GiB", "balance.batch_size=null"]
     assert "budget 2.00 GiB" in CliRunner().invoke(app, words).stdout
+    words = [*words[:2], "balance.memory=auto", words[3], "--ranks", "16", "--json"]
+    budgets = []
+    for few in ([], ["--ranks-per-host", "2"]):
+        budgets.append(json.loads(CliRunner().invoke(app, [*words, *few]).stdout)["budget_gib"])
+    assert budgets[1] > 4 * budgets[0]
 
 
 def test_without_measuring_there_are_no_times(config, tmp_path):

@@ -15,6 +15,7 @@ from lamm.train.launch import (
     Place,
     find_place,
     first_of_node_list,
+    tasks_of_node,
     warn_of_unused_tasks,
 )
 
@@ -22,6 +23,7 @@ TORCHRUN = {
     "RANK": "5",
     "WORLD_SIZE": "8",
     "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
     "MASTER_ADDR": "gpu1",
     "MASTER_PORT": "1234",
 }
@@ -54,13 +56,13 @@ def test_without_a_launcher_a_process_is_alone():
 
 
 def test_torchrun_says_all():
-    assert find_place(TORCHRUN) == Place("torchrun", 5, 8, 1, None)
+    assert find_place(TORCHRUN) == Place("torchrun", 5, 8, 1, None, local_size=4)
 
 
 def test_srun_meets_at_the_first_host_at_a_port_of_the_job():
-    assert find_place(SRUN) == Place("srun", 9, 16, 1, "gpu017", 20000 + 4567 + 2)
+    assert find_place(SRUN)[:6] == ("srun", 9, 16, 1, "gpu017", 20000 + 4567 + 2)
     given = SRUN | {"MASTER_ADDR": "there", "MASTER_PORT": "4000"}
-    assert find_place(given) == Place("srun", 9, 16, 1, "there", 4000)
+    assert find_place(given)[:6] == ("srun", 9, 16, 1, "there", 4000)
 
 
 def test_a_step_of_fewer_tasks_than_the_job_counts_its_own():
@@ -90,7 +92,7 @@ def test_what_srun_did_not_start_is_alone_and_says_so(shell, caplog):
 def test_mpirun_in_a_pbs_job_meets_at_its_first_host(variables, rank, pbs):
     place = find_place(variables | pbs)
     local = int(variables.get("OMPI_COMM_WORLD_LOCAL_RANK", "0"))
-    assert place[1:] == (rank, 4, local, "node7", 20000 + 4242)
+    assert place[1:] == (rank, 4, local, "node7", 20000 + 4242, 2)
 
 
 @pytest.mark.parametrize(("variables", "rank"), [(OPEN_MPI, 3), (INTEL_MPI, 2)])
@@ -174,6 +176,25 @@ def test_an_environment_that_contradicts_itself_is_one_error(environment, messag
 )
 def test_the_first_host_of_a_node_list(text, first):
     assert first_of_node_list(text) == first
+
+
+@pytest.mark.parametrize(
+    ("said", "ranks"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2),4", "SLURM_NODEID": "2"}, 4),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2),4", "SLURM_NODEID": "1"}, 8),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2,14"}, 14),
+        ({"SLURM_NTASKS_PER_NODE": "8"}, 8),
+        ({}, 16),
+    ],
+)
+def test_the_ranks_of_a_host_are_those_that_slurm_says_or_all(said, ranks):
+    assert find_place(SRUN | said).local_size == ranks
+
+
+def test_a_number_of_tasks_that_nobody_can_read_is_an_error():
+    with pytest.raises(ConfigError, match="'8xx2', expected numbers as"):
+        tasks_of_node("8xx2", 0)
 
 
 SAY = """

@@ -33,6 +33,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    local_size: int = 1
+    """Ranks on this host."""
 
     @property
     def is_main(self) -> bool:
@@ -174,7 +176,7 @@ def join(device_name: str = "auto") -> World:
             store=restarted_store(place.size),
             device_id=device if device.type == "cuda" else None,
         )
-    return World(place.rank, place.size, device)
+    return World(place.rank, place.size, device, place.local_size)
 
 
 def leave(world: World) -> None:

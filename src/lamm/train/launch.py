@@ -36,6 +36,8 @@ class Place(NamedTuple):
     address: str | None = None
     """Host where the ranks meet; None where PyTorch finds that in the environment itself."""
     port: int = DEFAULT_PORT
+    local_size: int = 1
+    """Ranks on the same host, which share its memory; all of them where nothing says how many."""
 
 
 class _Launcher(NamedTuple):
@@ -129,11 +131,39 @@ def _place(launcher: _Launcher, environment: Mapping[str, str]) -> Place:
     if size == 1:
         return Place(launcher.name)
     local_rank = _number(environment, launcher.local_rank, launcher)
+    local_size = min(_local_size(launcher, environment) or size, size)
     if launcher.name == "torchrun":
         _check_meeting_place(environment)
-        return Place(launcher.name, rank, size, local_rank)
+        return Place(launcher.name, rank, size, local_rank, local_size=local_size)
     address = environment.get("MASTER_ADDR") or _first_host(launcher, environment, size)
-    return Place(launcher.name, rank, size, local_rank, address, _port(launcher, environment))
+    port = _port(launcher, environment)
+    return Place(launcher.name, rank, size, local_rank, address, port, local_size)
+
+
+def _local_size(launcher: _Launcher, environment: Mapping[str, str]) -> int | None:
+    """Ranks on this host; None where the environment doesn't say."""
+    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE")
+    if launcher.name == "srun" and tasks:
+        node = environment.get("SLURM_NODEID", "")
+        return tasks_of_node(tasks, int(node) if node.isdigit() else None)
+    text = environment.get(launcher.local_size, "")
+    return int(text) if text.isdigit() else None
+
+
+def tasks_of_node(text: str, node: int | None) -> int:
+    """Tasks on a node of a step by SLURM's short form, as 4 on node 2 of ``8(x2),4``.
+
+    Where the node isn't known, the most of any.
+    """
+    counts: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        if match is None:
+            raise ConfigError(
+                f"SLURM_STEP_TASKS_PER_NODE is '{text}', expected numbers as 8(x2),4. Unset it."
+            )
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts[node] if node is not None and node < len(counts) else max(counts)
 
 
 def _number(environment: Mapping[str, str], name: str, launcher: _Launcher) -> int:
