@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 from lamm.errors import BadAnswerError, CheckpointError, ConfigError, InterruptedRunError
 from lamm.evaluate.curves import read_metrics
-from lamm.train import engine, step
+from lamm.train import engine, session, step
 from lamm.train.run import pretrain
 from small import SMALL_MODELS, small_config
 
@@ -50,6 +51,30 @@ def test_a_run_folder_holds_what_was_promised(tmp_path: Path):
     assert line["step"] == 12
     assert line["atoms_per_s"] > 0
     assert 0 <= line["data_wait"] <= 1
+
+
+def test_validating_and_saving_between_two_reports_is_no_time_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clock = [0.0]
+    monkeypatch.setattr(session, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def takes(seconds: float, call):
+        def slow(*arguments, **options):
+            clock[0] += seconds
+            return call(*arguments, **options)
+
+        return slow
+
+    monkeypatch.setattr(session, "validate", takes(100, session.validate))
+    monkeypatch.setattr(session, "save_checkpoint", takes(1000, session.save_checkpoint))
+    monkeypatch.setattr(session.Session, "count", takes(0.5, session.Session.count))
+    train = {"steps": 9, "workers": 0, "log_every": 4, "validate_every": 3, "checkpoint_every": 2}
+    config = small_config(tmp_path, train=train)
+    pretrain(config, quiet=True)
+    lines = lines_of(config.to, "train")
+    assert [line["step"] for line in lines] == [4, 8, 9]
+    assert [line["step_ms"] for line in lines] == pytest.approx([500, 500, 500])
 
 
 @pytest.mark.parametrize("model", SMALL_MODELS)
