@@ -189,6 +189,36 @@ def test_costs_of_another_device_are_measured_anew_but_a_resumed_run_keeps_its_o
     assert read_costs(config.to, model).device != "Abacus"
 
 
+class OneOfTwo(World):
+    """A rank of two, on whose other one costs don't hold."""
+
+    def gather(self, mine):
+        other = False if isinstance(mine, bool) else mine
+        return [mine, other] if self.is_main else [other, mine]
+
+    def from_main(self, call):
+        return call()
+
+
+@pytest.mark.parametrize(
+    ("rank", "device", "message"),
+    [
+        (0, "Abacus", "measured on Abacus in float32"),
+        (0, None, "don't hold on rank 1"),
+        (1, "Abacus", ""),
+    ],
+)
+def test_rank_0_alone_says_that_costs_do_not_hold(config, joint, caplog, rank, device, message):
+    model = build(config.model, joint.names, seed=0)
+    config.to.mkdir(parents=True)
+    costs = measured(config, model, joint, CPU)
+    save_costs(costs.model_copy(update={"device": device or costs.device}), config.to)
+    caplog.clear()
+    assert settle_balance(config, model, joint, OneOfTwo(rank, 2, CPU)) == config.balance
+    assert message in caplog.text
+    assert len(caplog.records) == bool(message)
+
+
 def test_what_goes_wrong_where_costs_are_measured_keeps_its_kind(config, joint, monkeypatch):
     def fails(*_):
         raise ConfigError("no such thing")

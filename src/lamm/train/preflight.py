@@ -71,8 +71,11 @@ def settle_balance(
     balance = config.balance.on(world.device.type)
     costs = world.from_main(lambda: read_costs(config.to, model))
     if costs is not None and not resume:
-        holds = hold_here(costs, world.device, config.train.precision)
-        costs = costs if all(world.gather(holds)) else None
+        precision = config.train.precision
+        holds = world.gather(hold_here(costs, world.device, precision, speaks=world.is_main))
+        if holds[0] and not all(holds) and world.is_main:
+            logger.warning("the costs in the run folder don't hold on rank %d", holds.index(False))
+        costs = costs if all(holds) else None
     if costs is None and balance.has_budget:
         costs = world.from_main(lambda: _measured_and_kept(config, model, joint, world.device))
     if costs is None:
