@@ -12,6 +12,8 @@ are those of the cost model of `lamm.balance.cost`.
 from __future__ import annotations
 
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +31,13 @@ from lamm.errors import ConfigError, DataError, nearest_names
 
 SERIES_STEPS = 200
 """Steps of each planner that the result keeps for a figure."""
+MOST_ATOMS = 10**9
+"""Of a structure in a counts file."""
+_NOT_READABLE = (
+    *(ValueError, OSError, TypeError, AttributeError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What numpy raises where a file isn't an npz file, or is one that was cut or changed."""
 _LARGEST = 8
 """Times the batch size of `random` that equal memory may allow; far above what it does."""
 
@@ -53,16 +62,18 @@ COST_MODELS = {"S": CostModel(), "L": CostModel(20, 0.80, 10.0, 0.90)}
 def read_counts(path: Path) -> Counts:
     """Read a counts file: `natoms`, `subset`, `periodic`, `has_e`, `has_f`, one per structure.
 
+    The ids of subsets may be any whole numbers; in the result they count from 0.
+
     Raises:
-        DataError: no such file, arrays that are missing or of unequal length, or an atom count
-            below 1.
+        DataError: no such file, one that is damaged, arrays that are missing or empty, of unequal
+            length or of the wrong kind, or an atom count below 1.
     """
     if not path.is_file():
         raise DataError(f"counts file {path}: no such file.")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in Counts._fields if name in file}
-    except (ValueError, OSError, TypeError, AttributeError) as error:
+    except _NOT_READABLE as error:
         raise DataError(f"counts file {path}: not an npz file of arrays ({error}).") from error
     missing = [name for name in Counts._fields if name not in arrays]
     if missing:
@@ -71,17 +82,30 @@ def read_counts(path: Path) -> Counts:
             f"{', '.join(Counts._fields)}, one entry per structure."
         )
     shapes = {name: array.shape for name, array in arrays.items()}
-    if len(set(shapes.values())) > 1 or len(shapes["natoms"]) == 0 or arrays["natoms"].ndim != 1:
+    if len(set(shapes.values())) > 1 or arrays["natoms"].ndim != 1 or not arrays["natoms"].size:
         raise DataError(
             f"counts file {path}: arrays of shapes {shapes}; expected one entry per structure."
         )
-    if arrays["natoms"].min() < 1:
-        raise DataError(f"counts file {path}: a structure of {arrays['natoms'].min()} atoms.")
+    _check_values(path, arrays["natoms"], "natoms", 1, MOST_ATOMS)
+    _check_values(path, arrays["subset"], "subset", -(2**31), 2**31 - 1)
+    for name in ("periodic", "has_e", "has_f"):
+        _check_values(path, arrays[name], name, 0, 1)
     return Counts(
         arrays["natoms"].astype(np.int64),
-        arrays["subset"].astype(np.int64),
+        np.unique(arrays["subset"], return_inverse=True)[1].astype(np.int64),
         *(arrays[name].astype(bool) for name in ("periodic", "has_e", "has_f")),
     )
+
+
+def _check_values(path: Path, array: NDArray[Any], name: str, least: int, most: int) -> None:
+    """Refuse an array that has other values than whole numbers from `least` to `most`."""
+    where, expected = f"counts file {path}: {name}", f"expected whole numbers, {least} to {most}"
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where} is of type {array.dtype}; {expected}.")
+    wrong = ~((array >= least) & (array <= most) & (array == np.floor(array)))  # NaN is wrong too
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise DataError(f"{where} is {array[first]} at structure {first}; {expected}.")
 
 
 def index_of(counts: Counts, model: CostModel) -> PlanIndex:
