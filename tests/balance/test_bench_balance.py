@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from conftest import make_counts
@@ -19,6 +20,7 @@ from lamm.cli.main import app
 from lamm.data.sampling import SamplingConfig
 from lamm.errors import ConfigError, DataError
 from lamm.evaluate.balance_figure import balance_figure, balance_rows, moving_average
+from small import small_config
 
 NAMES = ("natoms", "subset", "periodic", "has_e", "has_f")
 
@@ -142,6 +144,26 @@ def test_a_file_that_is_no_npz_says_so(tmp_path):
     (tmp_path / "counts.npz").write_text("natoms")
     with pytest.raises(DataError, match="not an npz file"):
         read_counts(tmp_path / "counts.npz")
+
+
+@pytest.mark.parametrize(
+    ("balance", "words", "size"),
+    [
+        ({"memory": "2GiB"}, [], 8),
+        ({"batch_size": "auto"}, [], 8),
+        ({"max_cost": 40.0}, ["--batch-size", "3"], 3),
+        ({"batch_size": 5}, [], 5),
+        ({"batch_size": 5}, ["--batch-size", "3"], 3),
+    ],
+)
+def test_any_run_can_be_planned_with_its_own_batch_size_or_another(tmp_path, balance, words, size):
+    path = tmp_path / "run.yaml"
+    config = small_config(tmp_path, balance=balance)
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = ["bench", "balance", "--config", str(path), "--planner", "random", "--ranks", "2"]
+    ran = CliRunner().invoke(app, [*command, "--no-equal-memory", "--json", *words])
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout)["settings"]["batch_size"] == size
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -126,28 +126,6 @@ def index_of(counts: Counts, model: CostModel) -> PlanIndex:
     )
 
 
-def index_of_run(path: Path) -> tuple[PlanIndex, SamplingConfig, CostModel]:
-    """Structures, sampling and cost model of a run configuration."""
-    import torch
-
-    from lamm.config import read_run_config
-    from lamm.data.joint import JointDataset
-    from lamm.models.potential import build
-    from lamm.train.batches import Schedule, most_neighbors
-    from lamm.train.distributed import World
-
-    config = read_run_config(path)
-    joint = JointDataset(config.data, config.seed)
-    graph = build(config.model, joint.names, seed=config.seed).graph_config
-    world = World(rank=0, size=1, device=torch.device("cpu"))
-    index = Schedule(joint, config.balance, graph, world, config.seed).index
-    limit = most_neighbors(joint, graph)
-    share = config.balance.edge_share
-    preset = min(COST_MODELS.values(), key=lambda model: abs(model.edge_share - share))
-    model = preset._replace(max_neighbors=limit, edge_share=share)
-    return index, joint.config.sampling, model
-
-
 class Chosen(NamedTuple):
     """The structures to plan, how often they are used, and what they cost."""
 
@@ -155,6 +133,30 @@ class Chosen(NamedTuple):
     sampling: SamplingConfig
     model: CostModel
     source: str
+    batch_size: int | None = None
+    """Structures per rank that a run's configuration asks for, if it says how many."""
+
+
+def structures_of_run(path: Path) -> Chosen:
+    """Structures, sampling, cost model and batch size of a run configuration."""
+    from lamm.config import read_run_config
+    from lamm.data.joint import JointDataset
+    from lamm.models.potential import build
+    from lamm.train.batches import most_neighbors
+
+    config = read_run_config(path)
+    joint = JointDataset(config.data, config.seed)
+    graph = build(config.model, joint.names, seed=config.seed).graph_config
+    limit = most_neighbors(joint, graph)
+    share, size = config.balance.edge_share, config.balance.batch_size
+    preset = min(COST_MODELS.values(), key=lambda model: abs(model.edge_share - share))
+    return Chosen(
+        joint.plan_index(limit, share),
+        joint.config.sampling,
+        preset._replace(max_neighbors=limit, edge_share=share),
+        str(path),
+        size if isinstance(size, int) else None,
+    )
 
 
 def chosen_structures(
@@ -184,17 +186,19 @@ def chosen_structures(
     if model not in COST_MODELS:
         raise ConfigError(f"unknown cost model '{model}'; expected S or L.")
     if config is not None:
-        index, sampling, cost_model = index_of_run(config)
-        source = str(config)
+        chosen = structures_of_run(config)
     else:
         cost_model = COST_MODELS[model]
         some = population(structures, seed) if counts is None else read_counts(counts)
-        index = index_of(some, cost_model)
-        sampling = SamplingConfig(temperature=2.0 if counts is None else 1.0)
-        source = "Table 2, scaled down" if counts is None else str(counts)
+        chosen = Chosen(
+            index_of(some, cost_model),
+            SamplingConfig(temperature=2.0 if counts is None else 1.0),
+            cost_model,
+            "Table 2, scaled down" if counts is None else str(counts),
+        )
     if temperature is not None:
-        sampling = SamplingConfig(temperature=temperature)
-    return Chosen(index, sampling, cost_model, source)
+        chosen = chosen._replace(sampling=SamplingConfig(temperature=temperature))
+    return chosen
 
 
 def step_times(load: NDArray[np.float64], model: CostModel) -> NDArray[np.float64]:

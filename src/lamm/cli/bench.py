@@ -168,7 +168,12 @@ def balance_command(
         typer.Option(help="Planner beside `random`; may be repeated; all without it."),
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks, W.")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1, help="Structures per rank and step, B.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Structures per rank and step, B; without it the run's own, or 8."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the plans and of a made-up population.")] = 0,
     structures: Annotated[
         int, typer.Option(min=10, help="Structures of the made-up population (Table 2).")
@@ -206,6 +211,7 @@ def balance_command(
     The structures are those of the paper's Table 2, made up from its averages and scaled down; or
     of a run configuration; or of a file of counts.
     """
+    from lamm.balance.settings import DEFAULT_BATCH_SIZE
     from lamm.bench.balance import bench_balance, chosen_structures, table
     from lamm.errors import ConfigError
     from lamm.files import replaced_file
@@ -232,7 +238,7 @@ def balance_command(
         chosen.plan_index,
         chosen.sampling,
         ranks=ranks,
-        batch_size=batch_size,
+        batch_size=batch_size or chosen.batch_size or DEFAULT_BATCH_SIZE,
         seed=seed,
         planners=names,
         model=chosen.model._replace(**given),
