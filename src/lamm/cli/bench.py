@@ -10,6 +10,7 @@ import typer
 
 from lamm.cli import common
 from lamm.cli.common import JsonFlag
+from lamm.cli.structures import check_output
 
 if TYPE_CHECKING:
     from lamm.balance.plan import Plan
@@ -70,6 +71,7 @@ def store_command(
     from lamm.bench.store import bench_store
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     names = _names(peers)
     result = bench_store(
         structures=structures,
@@ -140,6 +142,7 @@ def model_command(
     from lamm.bench.model import PHASES, bench_model, table
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     result = bench_model(
         preset,
         batch,
@@ -217,6 +220,8 @@ def balance_command(
     from lamm.files import replaced_file
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
+    check_output(to_json, force=True, option="--to-json")
     names = _names(planner)
     if to is not None and (names is None or len(names) != 1):
         raise ConfigError(
@@ -273,6 +278,7 @@ def planning_command(
     from lamm.bench.planning import bench_planning, lines_of
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     result = bench_planning(
         structures or TOTAL,
         ranks=ranks,
@@ -310,6 +316,7 @@ def step_command(
     from lamm.demo.config import read_demo_config
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     if config is None:
         settings = read_demo_config().pretraining(Path("unused"))
     else:

@@ -10,6 +10,7 @@ import typer
 from lamm.cli import common
 from lamm.cli.common import JsonFlag
 from lamm.cli.pretrain import Overrides
+from lamm.cli.structures import check_output
 
 
 def plan(
@@ -38,6 +39,7 @@ def plan(
     from lamm.train.preflight import look_ahead
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     settings = read_run_config(config, overrides or [])
     device = choose_device(settings.train.device)
     result = look_ahead(
