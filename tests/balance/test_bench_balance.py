@@ -227,3 +227,12 @@ def test_equal_memory_allows_larger_batches_up_to_the_peak_of_random_ones():
     assert f"{best['mini_batch']:>11}" in lines
     nothing = at_equal_memory(index, SamplingConfig(), "balanced", **shape, peak_load=peak / 9)
     assert nothing is None
+
+
+@pytest.mark.parametrize("planner", ["random", "balanced"])
+def test_a_mini_batch_in_equal_memory_is_no_larger_than_the_epoch(planner):
+    index = index_of(population(50), COST_MODELS["S"])
+    once = SamplingConfig(temperature=1.0)
+    for ranks in (64, 4):  # 512 structures in a mini-batch, and 32
+        found = at_equal_memory(index, once, planner, ranks=ranks, batch_size=8, peak_load=1e9)
+        assert found["mini_batch"] == len(index)

@@ -26,7 +26,7 @@ from lamm.balance.metrics import plan_metrics
 from lamm.balance.plan import PLANNERS, Plan, PlanIndex, plan_epoch
 from lamm.balance.population import Counts, population
 from lamm.bench.timing import provenance
-from lamm.data.sampling import SamplingConfig
+from lamm.data.sampling import SamplingConfig, temperature_sizes
 from lamm.errors import ConfigError, DataError, nearest_names
 
 SERIES_STEPS = 200
@@ -257,7 +257,8 @@ def at_equal_memory(
 ) -> dict[str, Any] | None:
     """The largest mini-batches of a planner whose peak load stays within one that is given.
 
-    Found by bisection, from `batch_size` structures per rank to eight times as many.
+    Found by bisection, from `batch_size` structures per rank to eight times as many, but no more
+    than an epoch uses.
 
     Args:
         index: the structures.
@@ -294,7 +295,8 @@ def at_equal_memory(
             **{name: result[name] for name in kept},
         }
 
-    low, high = ranks * batch_size, _LARGEST * ranks * batch_size
+    uses = int(temperature_sizes(np.diff(index.subset_offsets), sampling.temperature).sum())
+    low, high = (min(times * ranks * batch_size, uses) for times in (1, _LARGEST))
     found = of(low)
     if found["peak_load"] > peak_load:
         return None
