@@ -1,10 +1,16 @@
-"""Python processes that tests start, alone or as ranks by torchrun."""
+"""Python processes that tests start, alone or as ranks by torchrun; and how runs are stopped."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from lamm.train import engine
+from lamm.train.batches import PlannedStep
 
 TESTS = Path(__file__).parent
 
@@ -33,3 +39,13 @@ def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return int(asked.getsockname()[1])
+
+
+def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Let SIGTERM arrive in the last of so many steps of a run."""
+    real = engine.Recovery.do
+
+    def do(self: engine.Recovery, planned: PlannedStep, factor: float, _signal: int) -> None:
+        real(self, planned, factor, signal.SIGTERM if planned.step == step - 1 else 0)
+
+    patch.setattr(engine.Recovery, "do", do)

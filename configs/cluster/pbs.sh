@@ -22,14 +22,16 @@ NODES=$(sort -u "$PBS_NODEFILE" | wc -l)
 MASTER=$(head -n 1 "$PBS_NODEFILE")
 PORT=$((20000 + ${PBS_JOBID%%.*} % 10000))
 
-# A run folder that holds a run is gone on with.
+# A run that has begun is gone on with; one without a checkpoint yet begins anew.
 RESUME=()
-if [[ -e $RUN/last ]]; then RESUME=(--resume); fi
+if [[ -e $RUN/config.yaml ]]; then RESUME=(--resume); fi
 
-# Ten minutes before the limit SIGTERM goes to every rank, and lamm saves a checkpoint.
+# Ten minutes before the limit SIGTERM goes to every rank, and lamm saves a checkpoint. torchrun
+# kills ranks that take longer than this variable says (30 seconds in PyTorch that doesn't know it).
 LIMIT=${LIMIT:-$((24 * 3600 - 600))}                                                        # adapt
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300
 exec timeout --signal=TERM --kill-after=300 "$LIMIT" \
-  mpirun -np "$NODES" --map-by ppr:1:node --bind-to none -x PATH \
+  mpirun -np "$NODES" --map-by ppr:1:node --bind-to none -x PATH -x TORCH_ELASTIC_SHUTDOWN_TIMEOUT \
   --mca odls_base_sigkill_timeout 300 \
   torchrun --nnodes "$NODES" --nproc-per-node "$GPUS" --max-restarts 3 \
   --rdzv-backend c10d --rdzv-endpoint "$MASTER:$PORT" --rdzv-id "$PBS_JOBID" \

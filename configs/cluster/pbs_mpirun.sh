@@ -19,8 +19,9 @@ source .venv/bin/activate                                                       
 
 # lamm reads its rank from Open MPI's variables, and the host of rank 0 from PBS_NODEFILE.
 RANKS=$(($(sort -u "$PBS_NODEFILE" | wc -l) * GPUS))
+# A run that has begun is gone on with; one without a checkpoint yet begins anew.
 RESUME=()
-if [[ -e $RUN/last ]]; then RESUME=(--resume); fi
+if [[ -e $RUN/config.yaml ]]; then RESUME=(--resume); fi
 
 # Ten minutes before the limit SIGTERM goes to every rank, and lamm saves a checkpoint.
 LIMIT=${LIMIT:-$((24 * 3600 - 600))}                                                        # adapt

@@ -20,8 +20,9 @@ RUN=${RUN:-runs/lamm_l}                                                         
 # module load cuda nccl                                                                     # adapt
 source .venv/bin/activate                                                                   # adapt
 
+# A run that has begun is gone on with; one without a checkpoint yet begins anew.
 RESUME=()
-if [[ -e $RUN/last ]]; then RESUME=(--resume); fi
+if [[ -e $RUN/config.yaml ]]; then RESUME=(--resume); fi
 
 # SLURM sends SIGTERM to the tasks ten minutes before the limit; lamm saves a checkpoint and ends
 # with status 143. The job then goes back into the queue, and resumes when its turn comes.

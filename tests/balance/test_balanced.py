@@ -12,6 +12,8 @@ from lamm.balance.balanced import (
     window_edges,
     window_steps,
 )
+from lamm.balance.plan import plan_epoch
+from lamm.data.sampling import SamplingConfig
 from lamm.keyed import hash64
 
 SIZES = st.lists(st.integers(0, 400), min_size=1, max_size=8).filter(any)
@@ -134,3 +136,11 @@ def test_the_dearest_come_together_and_composition_stays():
     dear = np.where(subset[strata] == 1, cost[strata], 0)
     assert (dear > 0).sum(axis=0).tolist() == [3, 3, 3, 3, 2, 2, 2, 2]
     assert dear.max(axis=0).tolist() == [1019, 1016, 1013, 1010, 1007, 1005, 1003, 1001]
+
+
+def test_where_the_epoch_is_no_multiple_the_larger_mini_batches_of_its_end_come_first(index):
+    plan = plan_epoch(index, SamplingConfig(), seed=0, epoch=0, ranks=4, mini_batch_size=509)
+    sizes = np.diff(plan.step_rank_offsets[::4])
+    last = sizes[window_edges(len(sizes), window_steps(509))[-2] :]
+    assert set(sizes[: -len(last)]) == {509}
+    assert set(np.diff(last)) == {-1, 0}

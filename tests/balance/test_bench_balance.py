@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from conftest import make_counts
@@ -19,6 +20,9 @@ from lamm.cli.main import app
 from lamm.data.sampling import SamplingConfig
 from lamm.errors import ConfigError, DataError
 from lamm.evaluate.balance_figure import balance_figure, balance_rows, moving_average
+from small import small_config
+
+NAMES = ("natoms", "subset", "periodic", "has_e", "has_f")
 
 
 @pytest.fixture
@@ -112,13 +116,23 @@ def test_a_plan_of_a_counts_file_uses_each_structure_once(counts_file, tmp_path)
     [
         ({"natoms": None}, "no array natoms"),
         ({"natoms": np.ones(3)}, "arrays of shapes"),
-        ({"natoms": np.zeros(5638)}, "structure of 0.* atoms"),
+        ({"natoms": 0}, "natoms is 0 at structure 0; expected whole numbers, 1 to"),
+        ({"natoms": -3}, "natoms is -3 at structure 0"),
+        ({"natoms": 3.5}, "natoms is 3.5 at structure 0"),
+        ({"natoms": np.nan}, "natoms is nan at structure 0"),
+        ({"natoms": np.inf}, "natoms is inf at structure 0"),
+        ({"natoms": "7"}, "natoms is of type <U1; expected whole numbers"),
+        ({"subset": np.nan}, "subset is nan"),
+        ({"has_e": 2}, "has_e is 2 at structure 0; expected whole numbers, 0 to 1"),
+        (dict.fromkeys(NAMES, np.zeros(0)), "arrays of shapes"),
+        (dict.fromkeys(NAMES, np.ones(())), "arrays of shapes"),
     ],
 )
 def test_a_wrong_counts_file_says_what_is_wrong(counts_file, change, message):
-    arrays = dict(np.load(counts_file)) | change
-    if "structure" in message:
-        arrays["natoms"] = np.zeros_like(arrays["subset"])
+    arrays = dict(np.load(counts_file))
+    for name, value in change.items():
+        fills = np.isscalar(value)
+        arrays[name] = np.full(len(arrays["subset"]), value) if fills else value
     np.savez(counts_file, **{name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(DataError, match=message):
         read_counts(counts_file)
@@ -130,6 +144,52 @@ def test_a_file_that_is_no_npz_says_so(tmp_path):
     (tmp_path / "counts.npz").write_text("natoms")
     with pytest.raises(DataError, match="not an npz file"):
         read_counts(tmp_path / "counts.npz")
+
+
+@pytest.mark.parametrize(
+    ("balance", "words", "size"),
+    [
+        ({"memory": "2GiB"}, [], 8),
+        ({"batch_size": "auto"}, [], 8),
+        ({"max_cost": 40.0}, ["--batch-size", "3"], 3),
+        ({"batch_size": 5}, [], 5),
+        ({"batch_size": 5}, ["--batch-size", "3"], 3),
+    ],
+)
+def test_any_run_can_be_planned_with_its_own_batch_size_or_another(tmp_path, balance, words, size):
+    path = tmp_path / "run.yaml"
+    config = small_config(tmp_path, balance=balance)
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = ["bench", "balance", "--config", str(path), "--planner", "random", "--ranks", "2"]
+    ran = CliRunner().invoke(app, [*command, "--no-equal-memory", "--json", *words])
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout)["settings"]["batch_size"] == size
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
+def test_a_damaged_counts_file_says_so(counts_file, damage, compressed):
+    if compressed:
+        np.savez_compressed(counts_file, **dict(np.load(counts_file)))
+    whole = counts_file.read_bytes()
+    half = len(whole) // 2
+    counts_file.write_bytes(
+        {
+            "cut": whole[:half],
+            "changed": whole[:half] + bytes(64) + whole[half + 64 :],
+            "empty": b"",
+        }[damage]
+    )
+    with pytest.raises(DataError, match="not an npz file of arrays"):
+        read_counts(counts_file)
+
+
+def test_the_ids_of_subsets_may_be_any_numbers(counts_file):
+    arrays = dict(np.load(counts_file))
+    subset = arrays["subset"].copy()
+    arrays["subset"] = np.where(subset == subset.max(), 3_000_000, subset * 10 - 5)
+    np.savez(counts_file, **arrays)
+    assert np.array_equal(read_counts(counts_file).subset, subset)
 
 
 @pytest.mark.parametrize(
@@ -167,3 +227,12 @@ def test_equal_memory_allows_larger_batches_up_to_the_peak_of_random_ones():
     assert f"{best['mini_batch']:>11}" in lines
     nothing = at_equal_memory(index, SamplingConfig(), "balanced", **shape, peak_load=peak / 9)
     assert nothing is None
+
+
+@pytest.mark.parametrize("planner", ["random", "balanced"])
+def test_a_mini_batch_in_equal_memory_is_no_larger_than_the_epoch(planner):
+    index = index_of(population(50), COST_MODELS["S"])
+    once = SamplingConfig(temperature=1.0)
+    for ranks in (64, 4):  # 512 structures in a mini-batch, and 32
+        found = at_equal_memory(index, once, planner, ranks=ranks, batch_size=8, peak_load=1e9)
+        assert found["mini_batch"] == len(index)

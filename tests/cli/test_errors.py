@@ -36,6 +36,36 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "CONFIG", "--to"],
+        ["bench", "balance", "--structures", "100", "--planner", "random", "--to"],
+        ["bench", "balance", "--structures", "100", "--planner", "random", "--to-json"],
+        ["bench", "store", "--structures", "2", "--to"],
+        ["bench", "planning", "--structures", "100", "--to"],
+        ["bench", "step", "CONFIG", "--to"],
+        ["bench", "model", "--batch", "CONFIG", "--to"],
+        ["data", "split", "mini:slabs_chgnet", "--to"],
+        ["data", "doctor", "mini:slabs_chgnet", "--all-ids"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(
+    lamm, tmp_path: Path, config: Path, words: list[str]
+):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    words = [str(config) if word == "CONFIG" else word for word in words]
+    for path, message in ((folder, "this is a folder"), (config / "plan.npz", "is a file")):
+        status, out, err = lamm(*words, path)
+        assert status == 2
+        assert f"{words[-1]} {path}: " in err
+        assert message in err
+        assert out == ""
+    assert not (tmp_path / "run").exists()  # nothing was measured
+
+
 def xyz(comment: str, *rows: str) -> str:
     return "\n".join([str(len(rows)), comment, *rows]) + "\n"
 

@@ -19,14 +19,13 @@ from lamm.evaluate.curves import read_metrics
 from lamm.finetune import Request, config_for, finetune
 from lamm.finetune import request as request_module
 from lamm.finetune.request import config_on_every_rank
-from lamm.train import engine
 from lamm.train.checkpoint import load
 from lamm.train.distributed import World
 from lamm.train.optim import OptimConfig, learning_rate_factor
 from lamm.train.pace import Pace
 from lamm.train.recipe import TrainConfig
 from lamm.train.run import pretrain
-from launching import torchrun
+from launching import stop_after, torchrun
 from small import small_config, small_structure
 
 WORDS = ["train.workers=0", "train.log_every=2", "optim.warmup_steps=2"]
@@ -72,8 +71,7 @@ def stopped_in_time(
     """A run that stops at step 6 when all but half a second of its time is over; and its limit."""
     config = config_for(request)
     with monkeypatch.context() as patch:
-        signals = iter([0, 0, 15])  # SIGTERM is noticed at the third report
-        patch.setattr(engine.World, "largest", lambda world, number: number or next(signals))
+        stop_after(patch, 6)
         with pytest.raises(InterruptedRunError, match="step 6 of"):
             finetune(config, quiet=True)
     limit = yaml.safe_load((request.to / "config.yaml").read_text())["train"]["max_seconds"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from awkward import random_rotation
 from lamm.models.so3 import (
@@ -260,6 +261,28 @@ def test_an_edge_without_a_direction_stays_finite(length):
     assert result.isfinite().all()
     (gradient,) = torch.autograd.grad(result.square().sum() + result.sum(), vectors)
     assert gradient.isfinite().all()
+
+
+class Operations(TorchDispatchMode):
+    """The operations that are done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: set[object] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.done.add(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_edges_wait_for_no_index_from_the_host():
+    edges = torch.from_numpy(awkward_edges())
+    edge_wigner(edges, Layout(2, 1))  # constants are copied once
+    with Operations() as operations:
+        edge_wigner(edges, Layout(2, 1))
+    # Python numbers as an index are copied to a GPU, which the host waits for.
+    assert torch.ops.aten.index.Tensor not in operations.done
+    assert torch.ops.aten._to_copy.default not in operations.done
 
 
 def test_no_edges_have_no_matrices():

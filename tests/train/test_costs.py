@@ -215,6 +215,16 @@ def test_all_ranks_have_the_batch_size_of_the_one_with_least_memory(config, join
     assert found.structures_per_rank == 3
 
 
+def test_ranks_share_the_memory_of_their_own_host_alone(config, joint, monkeypatch):
+    model = build(config.model, joint.names, seed=0)
+    monkeypatch.setattr(preflight, "free_bytes", lambda _: 16e9)
+    monkeypatch.setattr(preflight, "resident_bytes", lambda *_: 0)
+    auto = BalanceConfig(memory="auto")
+    of_eight = World(3, 64, CPU, local_size=8)
+    assert preflight.memory_of(auto, model, of_eight) == pytest.approx(0.9 * 16e9 / 8)
+    assert preflight.memory_of(auto, model, World(3, 64, torch.device("cuda"), 8)) == 0.9 * 16e9
+
+
 def test_costs_of_another_device_are_measured_anew(config, joint, caplog):
     model = build(config.model, joint.names, seed=0)
     config.to.mkdir(parents=True)
@@ -244,6 +254,36 @@ def test_a_resumed_run_plans_as_it_began_whatever_costs_are_there_now(config, jo
     found = settle_balance(budget(config, max_cost=40), model, joint, ALONE, kept=state)
     assert found.structures_per_rank == state.mini_batch_size
     assert pretrain(lasting(6), quiet=True, resume=True).plan == state.plan
+
+
+class OneOfTwo(World):
+    """A rank of two, on whose other one costs don't hold."""
+
+    def gather(self, mine):
+        other = False if isinstance(mine, bool) else mine
+        return [mine, other] if self.is_main else [other, mine]
+
+    def from_main(self, call):
+        return call()
+
+
+@pytest.mark.parametrize(
+    ("rank", "device", "message"),
+    [
+        (0, "Abacus", "measured on Abacus in float32"),
+        (0, None, "don't hold on rank 1"),
+        (1, "Abacus", ""),
+    ],
+)
+def test_rank_0_alone_says_that_costs_do_not_hold(config, joint, caplog, rank, device, message):
+    model = build(config.model, joint.names, seed=0)
+    config.to.mkdir(parents=True)
+    costs = measured(config, model, joint, CPU)
+    save_costs(costs.model_copy(update={"device": device or costs.device}), config.to)
+    caplog.clear()
+    assert settle_balance(config, model, joint, OneOfTwo(rank, 2, CPU)) == config.balance
+    assert message in caplog.text
+    assert len(caplog.records) == bool(message)
 
 
 def test_what_goes_wrong_where_costs_are_measured_keeps_its_kind(config, joint, monkeypatch):
@@ -339,6 +379,11 @@ def test_the_command_says_what_a_run_would_be(config, tmp_path):
     assert "R^2" in text
     words = ["plan", str(path), "balance.memory=2GiB", "balance.batch_size=null"]
     assert "budget 2.00 GiB" in CliRunner().invoke(app, words).stdout
+    words = [*words[:2], "balance.memory=auto", words[3], "--ranks", "16", "--json"]
+    budgets = []
+    for few in ([], ["--ranks-per-host", "2"]):
+        budgets.append(json.loads(CliRunner().invoke(app, [*words, *few]).stdout)["budget_gib"])
+    assert budgets[1] > 4 * budgets[0]
 
 
 def test_without_measuring_there_are_no_times(config, tmp_path):

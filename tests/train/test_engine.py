@@ -1,8 +1,8 @@
 """The loop: it learns, it resumes to the same bits, it says what it did."""
 
 import json
-import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from lamm.errors import BadAnswerError, CheckpointError, ConfigError, InterruptedRunError
 from lamm.evaluate.curves import read_metrics
-from lamm.train import engine, step
+from lamm.train import session, step
 from lamm.train.run import pretrain
+from launching import stop_after
 from small import SMALL_MODELS, small_config
 
 
@@ -53,6 +54,30 @@ def test_a_run_folder_holds_what_was_promised(tmp_path: Path):
     assert 0 <= line["data_wait"] <= 1
 
 
+def test_validating_and_saving_between_two_reports_is_no_time_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clock = [0.0]
+    monkeypatch.setattr(session, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def takes(seconds: float, call):
+        def slow(*arguments, **options):
+            clock[0] += seconds
+            return call(*arguments, **options)
+
+        return slow
+
+    monkeypatch.setattr(session, "validate", takes(100, session.validate))
+    monkeypatch.setattr(session, "save_checkpoint", takes(1000, session.save_checkpoint))
+    monkeypatch.setattr(session.Session, "count", takes(0.5, session.Session.count))
+    train = {"steps": 9, "workers": 0, "log_every": 4, "validate_every": 3, "checkpoint_every": 2}
+    config = small_config(tmp_path, train=train)
+    pretrain(config, quiet=True)
+    lines = lines_of(config.to, "train")
+    assert [line["step"] for line in lines] == [4, 8, 9]
+    assert [line["step_ms"] for line in lines] == pytest.approx([500, 500, 500])
+
+
 @pytest.mark.parametrize("model", SMALL_MODELS)
 def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
@@ -61,12 +86,8 @@ def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
     pretrain(whole, quiet=True)
     halves = small_config(tmp_path, to=tmp_path / "halves", model=SMALL_MODELS[model])
 
-    def do(self, planned, factor, _signal):  # SIGTERM arrives in the sixth step
-        real(self, planned, factor, signal.SIGTERM if planned.step == 5 else 0)
-
     with monkeypatch.context() as patch:
-        real = engine.Recovery.do
-        patch.setattr(engine.Recovery, "do", do)
+        stop_after(patch, 6)
         with pytest.raises(InterruptedRunError, match="step 6 of 12"):
             pretrain(halves, quiet=True)
     assert (halves.to / "last").resolve().name == "step-6"

@@ -19,9 +19,9 @@ from lamm.errors import CheckpointError, InterruptedRunError
 from lamm.finetune import check_architecture, finetune
 from lamm.models import ModelConfig, build
 from lamm.models.presets import PRESETS
-from lamm.train import engine
 from lamm.train.checkpoint import load
 from lamm.train.run import pretrain
+from launching import stop_after
 from small import SMALL_MODELS, small_config, small_store
 
 SHORT = {"steps": 6, "workers": 0, "log_every": 2, "validate_every": 3}
@@ -55,8 +55,7 @@ def test_fine_tuning_resumes_to_the_same_bits(
     finetune(finetuning(home, tmp_path / "whole", **changes), quiet=True)
     halves = finetuning(home, tmp_path / "halves", **changes)
     with monkeypatch.context() as patch:
-        reports = iter([0, 0, 15])  # the start agrees on its time; the signal comes after step 4
-        patch.setattr(engine.World, "largest", lambda world, number: next(reports))
+        stop_after(patch, 4)
         with pytest.raises(InterruptedRunError, match="step 4 of 6"):
             finetune(halves, quiet=True)
     finetune(halves, quiet=True, resume=True)

@@ -11,12 +11,19 @@ from pathlib import Path
 import pytest
 
 from lamm.errors import ConfigError
-from lamm.train.launch import Place, find_place, first_of_node_list
+from lamm.train.launch import (
+    Place,
+    find_place,
+    first_of_node_list,
+    tasks_of_node,
+    warn_of_unused_tasks,
+)
 
 TORCHRUN = {
     "RANK": "5",
     "WORLD_SIZE": "8",
     "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
     "MASTER_ADDR": "gpu1",
     "MASTER_PORT": "1234",
 }
@@ -49,13 +56,13 @@ def test_without_a_launcher_a_process_is_alone():
 
 
 def test_torchrun_says_all():
-    assert find_place(TORCHRUN) == Place("torchrun", 5, 8, 1, None)
+    assert find_place(TORCHRUN) == Place("torchrun", 5, 8, 1, None, local_size=4)
 
 
 def test_srun_meets_at_the_first_host_at_a_port_of_the_job():
-    assert find_place(SRUN) == Place("srun", 9, 16, 1, "gpu017", 20000 + 4567 + 2)
+    assert find_place(SRUN)[:6] == ("srun", 9, 16, 1, "gpu017", 20000 + 4567 + 2)
     given = SRUN | {"MASTER_ADDR": "there", "MASTER_PORT": "4000"}
-    assert find_place(given) == Place("srun", 9, 16, 1, "there", 4000)
+    assert find_place(given)[:6] == ("srun", 9, 16, 1, "there", 4000)
 
 
 def test_a_step_of_fewer_tasks_than_the_job_counts_its_own():
@@ -74,8 +81,10 @@ def test_a_step_of_fewer_tasks_than_the_job_counts_its_own():
 def test_what_srun_did_not_start_is_alone_and_says_so(shell, caplog):
     variables = SRUN | {"SLURM_PROCID": "0"} | shell
     environment = {name: value for name, value in variables.items() if value is not None}
+    place = find_place(environment)
+    assert place.size == 1
     with caplog.at_level(logging.WARNING):
-        assert find_place(environment).size == 1
+        warn_of_unused_tasks(place, environment)
     assert "srun lamm" in caplog.text
 
 
@@ -83,7 +92,36 @@ def test_what_srun_did_not_start_is_alone_and_says_so(shell, caplog):
 def test_mpirun_in_a_pbs_job_meets_at_its_first_host(variables, rank, pbs):
     place = find_place(variables | pbs)
     local = int(variables.get("OMPI_COMM_WORLD_LOCAL_RANK", "0"))
-    assert place[1:] == (rank, 4, local, "node7", 20000 + 4242)
+    assert place[1:] == (rank, 4, local, "node7", 20000 + 4242, 2)
+
+
+@pytest.mark.parametrize(("variables", "rank"), [(OPEN_MPI, 3), (INTEL_MPI, 2)])
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"SLURM_STEP_ID": "batch", "SLURM_NTASKS": "4"},
+        {
+            "SLURM_STEP_ID": "1",
+            "SLURM_NTASKS": "4",
+            "SLURM_STEP_NUM_TASKS": "1",
+            "SLURM_STEP_NODELIST": "gpu018",
+        },
+    ],
+    ids=["first host, below the batch script", "further host, below the step of a daemon"],
+)
+def test_mpirun_in_a_slurm_job_counts_before_the_step_of_its_daemons(variables, rank, step, caplog):
+    environment = SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"} | step | variables
+    place = find_place(environment)
+    assert place.launcher.startswith("mpirun")
+    assert place[1:3] == (rank, 4)
+    assert (place.address, place.port) == ("gpu017", 20000 + 4567)  # the same on every host
+    with caplog.at_level(logging.WARNING):
+        warn_of_unused_tasks(place, environment)
+    assert not caplog.text
+
+
+def test_srun_that_speaks_pmi_is_srun():
+    assert find_place(SRUN | {"PMI_RANK": "9", "PMI_SIZE": "16"}) == find_place(SRUN)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +176,25 @@ def test_an_environment_that_contradicts_itself_is_one_error(environment, messag
 )
 def test_the_first_host_of_a_node_list(text, first):
     assert first_of_node_list(text) == first
+
+
+@pytest.mark.parametrize(
+    ("said", "ranks"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2),4", "SLURM_NODEID": "2"}, 4),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2),4", "SLURM_NODEID": "1"}, 8),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2,14"}, 14),
+        ({"SLURM_NTASKS_PER_NODE": "8"}, 8),
+        ({}, 16),
+    ],
+)
+def test_the_ranks_of_a_host_are_those_that_slurm_says_or_all(said, ranks):
+    assert find_place(SRUN | said).local_size == ranks
+
+
+def test_a_number_of_tasks_that_nobody_can_read_is_an_error():
+    with pytest.raises(ConfigError, match="'8xx2', expected numbers as"):
+        tasks_of_node("8xx2", 0)
 
 
 SAY = """

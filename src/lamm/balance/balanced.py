@@ -9,7 +9,7 @@
    each, where the epoch isn't a multiple of G: no step is left with a few structures for all ranks.
 4. In a stratum the dearest structure goes to the mini-batch that is cheapest so far. Strata are
    visited in random order, the ones of very different costs first; then the mini-batches are
-   shuffled.
+   shuffled, except that in a window that K doesn't divide those with one structure more come first.
 5. In a mini-batch the structures go to the least loaded rank, largest first, and pairs of ranks
    then exchange structures.
 

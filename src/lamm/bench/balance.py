@@ -12,6 +12,8 @@ are those of the cost model of `lamm.balance.cost`.
 from __future__ import annotations
 
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +26,18 @@ from lamm.balance.metrics import plan_metrics
 from lamm.balance.plan import PLANNERS, Plan, PlanIndex, plan_epoch
 from lamm.balance.population import Counts, population
 from lamm.bench.timing import provenance
-from lamm.data.sampling import SamplingConfig
+from lamm.data.sampling import SamplingConfig, temperature_sizes
 from lamm.errors import ConfigError, DataError, nearest_names
 
 SERIES_STEPS = 200
 """Steps of each planner that the result keeps for a figure."""
+MOST_ATOMS = 10**9
+"""Of a structure in a counts file."""
+_NOT_READABLE = (
+    *(ValueError, OSError, TypeError, AttributeError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What numpy raises where a file isn't an npz file, or is one that was cut or changed."""
 _LARGEST = 8
 """Times the batch size of `random` that equal memory may allow; far above what it does."""
 
@@ -53,16 +62,18 @@ COST_MODELS = {"S": CostModel(), "L": CostModel(20, 0.80, 10.0, 0.90)}
 def read_counts(path: Path) -> Counts:
     """Read a counts file: `natoms`, `subset`, `periodic`, `has_e`, `has_f`, one per structure.
 
+    The ids of subsets may be any whole numbers; in the result they count from 0.
+
     Raises:
-        DataError: no such file, arrays that are missing or of unequal length, or an atom count
-            below 1.
+        DataError: no such file, one that is damaged, arrays that are missing or empty, of unequal
+            length or of the wrong kind, or an atom count below 1.
     """
     if not path.is_file():
         raise DataError(f"counts file {path}: no such file.")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in Counts._fields if name in file}
-    except (ValueError, OSError, TypeError, AttributeError) as error:
+    except _NOT_READABLE as error:
         raise DataError(f"counts file {path}: not an npz file of arrays ({error}).") from error
     missing = [name for name in Counts._fields if name not in arrays]
     if missing:
@@ -71,17 +82,30 @@ def read_counts(path: Path) -> Counts:
             f"{', '.join(Counts._fields)}, one entry per structure."
         )
     shapes = {name: array.shape for name, array in arrays.items()}
-    if len(set(shapes.values())) > 1 or len(shapes["natoms"]) == 0 or arrays["natoms"].ndim != 1:
+    if len(set(shapes.values())) > 1 or arrays["natoms"].ndim != 1 or not arrays["natoms"].size:
         raise DataError(
             f"counts file {path}: arrays of shapes {shapes}; expected one entry per structure."
         )
-    if arrays["natoms"].min() < 1:
-        raise DataError(f"counts file {path}: a structure of {arrays['natoms'].min()} atoms.")
+    _check_values(path, arrays["natoms"], "natoms", 1, MOST_ATOMS)
+    _check_values(path, arrays["subset"], "subset", -(2**31), 2**31 - 1)
+    for name in ("periodic", "has_e", "has_f"):
+        _check_values(path, arrays[name], name, 0, 1)
     return Counts(
         arrays["natoms"].astype(np.int64),
-        arrays["subset"].astype(np.int64),
+        np.unique(arrays["subset"], return_inverse=True)[1].astype(np.int64),
         *(arrays[name].astype(bool) for name in ("periodic", "has_e", "has_f")),
     )
+
+
+def _check_values(path: Path, array: NDArray[Any], name: str, least: int, most: int) -> None:
+    """Refuse an array that has other values than whole numbers from `least` to `most`."""
+    where, expected = f"counts file {path}: {name}", f"expected whole numbers, {least} to {most}"
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where} is of type {array.dtype}; {expected}.")
+    wrong = ~((array >= least) & (array <= most) & (array == np.floor(array)))  # NaN is wrong too
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise DataError(f"{where} is {array[first]} at structure {first}; {expected}.")
 
 
 def index_of(counts: Counts, model: CostModel) -> PlanIndex:
@@ -102,28 +126,6 @@ def index_of(counts: Counts, model: CostModel) -> PlanIndex:
     )
 
 
-def index_of_run(path: Path) -> tuple[PlanIndex, SamplingConfig, CostModel]:
-    """Structures, sampling and cost model of a run configuration."""
-    import torch
-
-    from lamm.config import read_run_config
-    from lamm.data.joint import JointDataset
-    from lamm.models.potential import build
-    from lamm.train.batches import Schedule, most_neighbors
-    from lamm.train.distributed import World
-
-    config = read_run_config(path)
-    joint = JointDataset(config.data, config.seed)
-    graph = build(config.model, joint.names, seed=config.seed).graph_config
-    world = World(rank=0, size=1, device=torch.device("cpu"))
-    index = Schedule(joint, config.balance, graph, world, config.seed).index
-    limit = most_neighbors(joint, graph)
-    share = config.balance.edge_share
-    preset = min(COST_MODELS.values(), key=lambda model: abs(model.edge_share - share))
-    model = preset._replace(max_neighbors=limit, edge_share=share)
-    return index, joint.config.sampling, model
-
-
 class Chosen(NamedTuple):
     """The structures to plan, how often they are used, and what they cost."""
 
@@ -131,6 +133,30 @@ class Chosen(NamedTuple):
     sampling: SamplingConfig
     model: CostModel
     source: str
+    batch_size: int | None = None
+    """Structures per rank that a run's configuration asks for, if it says how many."""
+
+
+def structures_of_run(path: Path) -> Chosen:
+    """Structures, sampling, cost model and batch size of a run configuration."""
+    from lamm.config import read_run_config
+    from lamm.data.joint import JointDataset
+    from lamm.models.potential import build
+    from lamm.train.batches import most_neighbors
+
+    config = read_run_config(path)
+    joint = JointDataset(config.data, config.seed)
+    graph = build(config.model, joint.names, seed=config.seed).graph_config
+    limit = most_neighbors(joint, graph)
+    share, size = config.balance.edge_share, config.balance.batch_size
+    preset = min(COST_MODELS.values(), key=lambda model: abs(model.edge_share - share))
+    return Chosen(
+        joint.plan_index(limit, share),
+        joint.config.sampling,
+        preset._replace(max_neighbors=limit, edge_share=share),
+        str(path),
+        size if isinstance(size, int) else None,
+    )
 
 
 def chosen_structures(
@@ -160,17 +186,19 @@ def chosen_structures(
     if model not in COST_MODELS:
         raise ConfigError(f"unknown cost model '{model}'; expected S or L.")
     if config is not None:
-        index, sampling, cost_model = index_of_run(config)
-        source = str(config)
+        chosen = structures_of_run(config)
     else:
         cost_model = COST_MODELS[model]
         some = population(structures, seed) if counts is None else read_counts(counts)
-        index = index_of(some, cost_model)
-        sampling = SamplingConfig(temperature=2.0 if counts is None else 1.0)
-        source = "Table 2, scaled down" if counts is None else str(counts)
+        chosen = Chosen(
+            index_of(some, cost_model),
+            SamplingConfig(temperature=2.0 if counts is None else 1.0),
+            cost_model,
+            "Table 2, scaled down" if counts is None else str(counts),
+        )
     if temperature is not None:
-        sampling = SamplingConfig(temperature=temperature)
-    return Chosen(index, sampling, cost_model, source)
+        chosen = chosen._replace(sampling=SamplingConfig(temperature=temperature))
+    return chosen
 
 
 def step_times(load: NDArray[np.float64], model: CostModel) -> NDArray[np.float64]:
@@ -229,7 +257,8 @@ def at_equal_memory(
 ) -> dict[str, Any] | None:
     """The largest mini-batches of a planner whose peak load stays within one that is given.
 
-    Found by bisection, from `batch_size` structures per rank to eight times as many.
+    Found by bisection, from `batch_size` structures per rank to eight times as many, but no more
+    than an epoch uses.
 
     Args:
         index: the structures.
@@ -266,7 +295,8 @@ def at_equal_memory(
             **{name: result[name] for name in kept},
         }
 
-    low, high = ranks * batch_size, _LARGEST * ranks * batch_size
+    uses = int(temperature_sizes(np.diff(index.subset_offsets), sampling.temperature).sum())
+    low, high = (min(times * ranks * batch_size, uses) for times in (1, _LARGEST))
     found = of(low)
     if found["peak_load"] > peak_load:
         return None

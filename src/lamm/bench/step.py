@@ -71,7 +71,8 @@ def bench_step(
     joint = JointDataset(config.data, config.seed)
     model = build(config.model, joint.names, seed=config.seed)
     costs = fitted_costs(config, model, joint, progress)
-    balance = with_costs(config.balance, model, joint, costs, World(0, ranks, CPU), config.seed)
+    world = World(0, ranks, CPU, ranks)
+    balance = with_costs(config.balance, model, joint, costs, world, config.seed)
     config = config.model_copy(update={"balance": balance})
     limit = most_neighbors(joint, model.graph_config)
     turns: dict[str, list[dict[str, NDArray[np.float64]]]] = {name: [] for name in planners}

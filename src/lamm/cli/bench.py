@@ -10,6 +10,7 @@ import typer
 
 from lamm.cli import common
 from lamm.cli.common import JsonFlag
+from lamm.cli.structures import check_output
 
 if TYPE_CHECKING:
     from lamm.balance.plan import Plan
@@ -70,6 +71,7 @@ def store_command(
     from lamm.bench.store import bench_store
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     names = _names(peers)
     result = bench_store(
         structures=structures,
@@ -140,6 +142,7 @@ def model_command(
     from lamm.bench.model import PHASES, bench_model, table
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     result = bench_model(
         preset,
         batch,
@@ -168,7 +171,12 @@ def balance_command(
         typer.Option(help="Planner beside `random`; may be repeated; all without it."),
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks, W.")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1, help="Structures per rank and step, B.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Structures per rank and step, B; without it the run's own, or 8."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the plans and of a made-up population.")] = 0,
     structures: Annotated[
         int, typer.Option(min=10, help="Structures of the made-up population (Table 2).")
@@ -206,11 +214,14 @@ def balance_command(
     The structures are those of the paper's Table 2, made up from its averages and scaled down; or
     of a run configuration; or of a file of counts.
     """
+    from lamm.balance.settings import DEFAULT_BATCH_SIZE
     from lamm.bench.balance import bench_balance, chosen_structures, table
     from lamm.errors import ConfigError
     from lamm.files import replaced_file
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
+    check_output(to_json, force=True, option="--to-json")
     names = _names(planner)
     if to is not None and (names is None or len(names) != 1):
         raise ConfigError(
@@ -232,7 +243,7 @@ def balance_command(
         chosen.plan_index,
         chosen.sampling,
         ranks=ranks,
-        batch_size=batch_size,
+        batch_size=batch_size or chosen.batch_size or DEFAULT_BATCH_SIZE,
         seed=seed,
         planners=names,
         model=chosen.model._replace(**given),
@@ -267,6 +278,7 @@ def planning_command(
     from lamm.bench.planning import bench_planning, lines_of
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     result = bench_planning(
         structures or TOTAL,
         ranks=ranks,
@@ -304,6 +316,7 @@ def step_command(
     from lamm.demo.config import read_demo_config
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     if config is None:
         settings = read_demo_config().pretraining(Path("unused"))
     else:

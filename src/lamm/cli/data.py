@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from lamm.cli import catalogue, common, doctor
 from lamm.cli.common import JsonFlag
 from lamm.cli.info import aligned, say_details, say_overview
+from lamm.cli.structures import check_output
 from lamm.errors import ConfigError, InterruptedRunError
 
 if TYPE_CHECKING:
@@ -267,6 +268,7 @@ def split_command(
     from lamm.data.splits import SPLIT_CODES, assign_splits
     from lamm.data.store import Store
 
+    check_output(to, force=True)
     opened = Store.open(store)
     index = opened.index
     split = assign_splits(index.id_hash, index.split, val_fraction, test_fraction)
@@ -326,8 +328,7 @@ def export_command(
 
     if to.suffix not in (".extxyz", ".xyz"):
         raise ConfigError(f"--to {to}: found '{to.suffix}', expected a name ending in .extxyz.")
-    if to.exists() and not force:
-        raise ConfigError(f"--to {to}: the file exists. Add --force to replace it.")
+    check_output(to, force)
     common.start_logging(quiet=as_json)
     opened = Store.open(store)
     with (

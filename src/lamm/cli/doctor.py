@@ -11,6 +11,7 @@ import typer
 from lamm.cli import common
 from lamm.cli.common import JsonFlag
 from lamm.cli.info import aligned
+from lamm.cli.structures import check_output
 from lamm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def doctor(
 
     if tolerance <= 0:
         raise ConfigError(f"--tolerance {tolerance}: expected a length above 0, in Å.")
+    check_output(all_ids, force=True, option="--all-ids")
     common.start_logging(quiet=as_json)
     opened = _open(stores)
     # The verbs of `data` import this module, and their progress bar is theirs.

@@ -10,12 +10,19 @@ import typer
 from lamm.cli import common
 from lamm.cli.common import JsonFlag
 from lamm.cli.pretrain import Overrides
+from lamm.cli.structures import check_output
 
 
 def plan(
     config: Annotated[Path, typer.Argument(help="Configuration of a pre-training (YAML).")],
     overrides: Overrides = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks, W.")] = 1,
+    ranks_per_host: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of those, how many share this host's memory on a CPU; all without it."
+        ),
+    ] = None,
     to: Annotated[Path | None, typer.Option(help="npz file for the plan of an epoch.")] = None,
     measure: Annotated[
         bool, typer.Option(help="Do some steps and keep their costs in the run folder.")
@@ -32,9 +39,17 @@ def plan(
     from lamm.train.preflight import look_ahead
 
     common.start_logging(quiet=as_json)
+    check_output(to, force=True)
     settings = read_run_config(config, overrides or [])
     device = choose_device(settings.train.device)
-    result = look_ahead(settings, ranks=ranks, device=device, measures=measure, to=to)
+    result = look_ahead(
+        settings,
+        ranks=ranks,
+        ranks_per_host=ranks_per_host,
+        device=device,
+        measures=measure,
+        to=to,
+    )
     if as_json:
         common.emit_json(result)
         return
@@ -61,7 +76,10 @@ def table(result: dict[str, Any]) -> list[str]:
         lines.append("costs weren't measured: no time and no memory (leave out --no-measure)")
     else:
         fits = result["r_squared"]
-        budget = f"; budget {result['budget_gib']:.2f} GiB" if "budget_gib" in result else ""
+        budget = ""
+        if "budget_gib" in result:
+            budget = f"; budget {result['budget_gib']:.2f} GiB"
+            budget += f" with {result['ranks_per_host']} of them on a host"
         lines += [
             f"measured on {costs['device']} in {costs['precision']}: a step takes "
             f"{_linear(costs['seconds'], 1e3, 'ms', fits['seconds'])}",

@@ -39,16 +39,26 @@ _OPENERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def check_output(path: Path, force: bool) -> None:
+def check_output(path: Path | None, force: bool, option: str = "--to") -> None:
     """Refuse an output that is there already, before any work is done.
 
+    Args:
+        path: the file; none where the option was left out.
+        force: whether a file may be replaced.
+        option: that names the file.
+
     Raises:
-        ConfigError: it exists and wasn't to be replaced, or is a folder.
+        ConfigError: it exists and wasn't to be replaced, is a folder, or would be below a file.
     """
+    if path is None:
+        return
     if path.is_dir():
-        raise ConfigError(f"--to {path}: this is a folder; expected the name of a file.")
+        raise ConfigError(f"{option} {path}: this is a folder; expected the name of a file.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ConfigError(f"{option} {path}: {above} is a file; expected a folder or nothing.")
     if path.exists() and not force:
-        raise ConfigError(f"--to {path}: the file exists. Add --force to replace it.")
+        raise ConfigError(f"{option} {path}: the file exists. Add --force to replace it.")
 
 
 def check_structure_output(path: Path, force: bool) -> None:

@@ -23,9 +23,11 @@ def finish(run: Callable[[], TrainState], run_dir: Path, as_json: bool) -> None:
     """
     common.start_logging(quiet=as_json)
     state = run()
-    if os.environ.get("RANK", "0") != "0":
-        return
     from lamm.evaluate.curves import read_metrics
+    from lamm.train.launch import find_place
+
+    if find_place(os.environ).rank != 0:
+        return
 
     lines = [line for line in read_metrics(run_dir) if line["kind"] == "validation"]
     first = lines[0]

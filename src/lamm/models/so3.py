@@ -205,7 +205,7 @@ def edge_wigner(vectors: Tensor, layout: Layout) -> Tensor:
     unit = vectors / length.clamp(min=SHORTEST_EDGE)
     polar = unit[:, 1].abs() > POLAR  # (E,)
     # What _NEXT_AXIS does: (x, y, z) -> (z, x, y).
-    unit = torch.where(polar[:, None], unit[:, (2, 0, 1)], unit)
+    unit = torch.where(polar[:, None], unit.roll(1, dims=1), unit)
     x, y, z = unit.unbind(1)
     rho = (x * x + z * z).clamp(min=1e-24).sqrt()
     alpha = _multiples(z / rho, x / rho, layout.l_max)

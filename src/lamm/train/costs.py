@@ -387,16 +387,19 @@ def read_costs(run_dir: Path, model: Potential) -> StepCosts | None:
     return costs
 
 
-def hold_here(costs: StepCosts, device: torch.device, precision: str) -> bool:
-    """Whether costs are this device's in this precision; if not, the log says so."""
+def hold_here(
+    costs: StepCosts, device: torch.device, precision: str, *, speaks: bool = True
+) -> bool:
+    """Whether costs are this device's in this precision; if not, a rank that speaks says so."""
     here = _device_name(device), precision
     if (costs.device, costs.precision) == here:
         return True
-    logger.warning(
-        "the costs in the run folder were measured on %s in %s, and this is %s in %s: they don't "
-        "hold here",
-        costs.device,
-        costs.precision,
-        *here,
-    )
+    if speaks:
+        logger.warning(
+            "the costs in the run folder were measured on %s in %s, and this is %s in %s: they "
+            "don't hold here",
+            costs.device,
+            costs.precision,
+            *here,
+        )
     return False

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from lamm.errors import BadAnswerError, ConfigError, LaMMError
-from lamm.train.launch import find_place
+from lamm.train.launch import find_place, warn_of_unused_tasks
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
@@ -33,6 +33,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    local_size: int = 1
+    """Ranks on this host."""
 
     @property
     def is_main(self) -> bool:
@@ -159,6 +161,7 @@ def join(device_name: str = "auto") -> World:
         ConfigError: the environment contradicts itself, or a GPU is asked for and there is none.
     """
     place = find_place(os.environ)
+    warn_of_unused_tasks(place, os.environ)
     device = choose_device(device_name, place.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -173,7 +176,7 @@ def join(device_name: str = "auto") -> World:
             store=restarted_store(place.size),
             device_id=device if device.type == "cuda" else None,
         )
-    return World(place.rank, place.size, device)
+    return World(place.rank, place.size, device, place.local_size)
 
 
 def leave(world: World) -> None:

@@ -92,6 +92,7 @@ def train(
             on_gpu if recipe.balance.warm_up is None else recipe.balance.warm_up
         ):
             warm_up(step, schedule, state)
+        session.start_clock()
         for planned in schedule.steps(state.step, pace.most, config.workers):
             factor = learning_rate_factor(planned.step, pace.num_steps, recipe.optim)
             recovery.do(planned, factor, stop.signal_number or 0)

@@ -36,6 +36,8 @@ class Place(NamedTuple):
     address: str | None = None
     """Host where the ranks meet; None where PyTorch finds that in the environment itself."""
     port: int = DEFAULT_PORT
+    local_size: int = 1
+    """Ranks on the same host, which share its memory; all of them where nothing says how many."""
 
 
 class _Launcher(NamedTuple):
@@ -50,7 +52,6 @@ class _Launcher(NamedTuple):
 
 _LAUNCHERS = (
     _Launcher("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    _Launcher("srun", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
     _Launcher(
         "mpirun (Open MPI)",
         "OMPI_COMM_WORLD_RANK",
@@ -59,15 +60,18 @@ _LAUNCHERS = (
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
     _Launcher("mpirun", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    _Launcher("srun", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 )
+"""In the order in which they are asked: an `mpirun` inside a job of SLURM has `srun` start its
+daemons on the further hosts, whose ranks find variables of that step of one task per host."""
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
     """Read which rank this process is.
 
     A launcher that is found first counts: ``torchrun`` may itself have been started by ``srun`` or
-    ``mpirun``. A shell or a batch script of SLURM, in which nothing was started by ``srun``, runs
-    alone.
+    ``mpirun``, and ``mpirun`` by ``srun``. A shell or a batch script of SLURM, in which nothing was
+    started side by side, runs alone.
 
     Args:
         environment: as `os.environ`.
@@ -76,12 +80,32 @@ def find_place(environment: Mapping[str, str]) -> Place:
         ConfigError: the variables contradict each other, or don't say where the ranks meet.
     """
     for launcher in _LAUNCHERS:
-        if launcher.name == "srun" and not _is_srun(environment):
-            continue
-        size_alone = launcher.name != "srun" and launcher.size in environment
-        if launcher.rank in environment or size_alone:
+        if _has_started(launcher, environment):
             return _place(launcher, environment)
     return Place("alone")
+
+
+def warn_of_unused_tasks(place: Place, environment: Mapping[str, str]) -> None:
+    """Say it where SLURM gave the job several tasks, and no launcher started this process."""
+    tasks = environment.get("SLURM_NTASKS", "1")
+    if place.launcher == "alone" and "SLURM_PROCID" in environment and tasks != "1":
+        logger.warning(
+            "SLURM gives this job %s tasks, but srun didn't start this process: it runs alone. "
+            "Write `srun lamm ...` to use all of them.",
+            tasks,
+        )
+
+
+def _has_started(launcher: _Launcher, environment: Mapping[str, str]) -> bool:
+    if launcher.name == "srun":
+        return _is_srun(environment)
+    if (
+        launcher.name == "mpirun"
+        and launcher.local_rank not in environment
+        and _is_srun(environment)
+    ):
+        return False  # srun sets PMI_RANK too, for programs that use MPI
+    return launcher.rank in environment or launcher.size in environment
 
 
 def _is_srun(environment: Mapping[str, str]) -> bool:
@@ -90,12 +114,6 @@ def _is_srun(environment: Mapping[str, str]) -> bool:
         return False
     step = environment.get("SLURM_STEP_ID")
     shell = environment.get("ENVIRONMENT") == "BATCH" if step is None else step in _SLURM_NO_STEPS
-    if shell and environment.get("SLURM_NTASKS", "1") != "1":
-        logger.warning(
-            "SLURM gives this job %s tasks, but srun didn't start this process: it runs alone. "
-            "Write `srun lamm ...` to use all of them.",
-            environment["SLURM_NTASKS"],
-        )
     return not shell
 
 
@@ -113,11 +131,39 @@ def _place(launcher: _Launcher, environment: Mapping[str, str]) -> Place:
     if size == 1:
         return Place(launcher.name)
     local_rank = _number(environment, launcher.local_rank, launcher)
+    local_size = min(_local_size(launcher, environment) or size, size)
     if launcher.name == "torchrun":
         _check_meeting_place(environment)
-        return Place(launcher.name, rank, size, local_rank)
+        return Place(launcher.name, rank, size, local_rank, local_size=local_size)
     address = environment.get("MASTER_ADDR") or _first_host(launcher, environment, size)
-    return Place(launcher.name, rank, size, local_rank, address, _port(environment))
+    port = _port(launcher, environment)
+    return Place(launcher.name, rank, size, local_rank, address, port, local_size)
+
+
+def _local_size(launcher: _Launcher, environment: Mapping[str, str]) -> int | None:
+    """Ranks on this host; None where the environment doesn't say."""
+    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE")
+    if launcher.name == "srun" and tasks:
+        node = environment.get("SLURM_NODEID", "")
+        return tasks_of_node(tasks, int(node) if node.isdigit() else None)
+    text = environment.get(launcher.local_size, "")
+    return int(text) if text.isdigit() else None
+
+
+def tasks_of_node(text: str, node: int | None) -> int:
+    """Tasks on a node of a step by SLURM's short form, as 4 on node 2 of ``8(x2),4``.
+
+    Where the node isn't known, the most of any.
+    """
+    counts: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        if match is None:
+            raise ConfigError(
+                f"SLURM_STEP_TASKS_PER_NODE is '{text}', expected numbers as 8(x2),4. Unset it."
+            )
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts[node] if node is not None and node < len(counts) else max(counts)
 
 
 def _number(environment: Mapping[str, str], name: str, launcher: _Launcher) -> int:
@@ -143,9 +189,11 @@ def _check_meeting_place(environment: Mapping[str, str]) -> None:
 
 def _first_host(launcher: _Launcher, environment: Mapping[str, str], size: int) -> str:
     """Host of rank 0."""
-    hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
-    if launcher.name == "srun" and hosts:
-        return first_of_node_list(hosts)
+    hosts = environment.get("SLURM_JOB_NODELIST")
+    if launcher.name == "srun":
+        hosts = environment.get("SLURM_STEP_NODELIST") or hosts
+        if hosts:
+            return first_of_node_list(hosts)
     if environment.get(launcher.local_size) == str(size):
         return "127.0.0.1"
     file = environment.get("PBS_NODEFILE")
@@ -172,7 +220,7 @@ def first_of_node_list(text: str) -> str:
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", match[0])
 
 
-def _port(environment: Mapping[str, str]) -> int:
+def _port(launcher: _Launcher, environment: Mapping[str, str]) -> int:
     text = environment.get("MASTER_PORT")
     if text:
         if not text.isdigit() or not 0 < int(text) < 2**16:
@@ -182,6 +230,6 @@ def _port(environment: Mapping[str, str]) -> int:
     digits = re.match(r"\d+", job)
     if digits is None:
         return DEFAULT_PORT
-    step = environment.get("SLURM_STEP_ID", "0")
+    step = environment.get("SLURM_STEP_ID", "0") if launcher.name == "srun" else "0"
     number = int(digits[0]) + (int(step) if step.isdigit() else 0)
     return _FIRST_JOB_PORT + number % _JOB_PORTS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -106,8 +105,11 @@ def settle_balance(
         return _as_planned(balance, kept.plan["edge_share"], kept.mini_batch_size, world)
     costs = world.from_main(lambda: read_costs(config.to, model))
     if costs is not None and kept is None:
-        holds = hold_here(costs, world.device, config.train.precision)
-        costs = costs if all(world.gather(holds)) else None
+        precision = config.train.precision
+        holds = world.gather(hold_here(costs, world.device, precision, speaks=world.is_main))
+        if holds[0] and not all(holds) and world.is_main:
+            logger.warning("the costs in the run folder don't hold on rank %d", holds.index(False))
+        costs = costs if all(holds) else None
     if costs is None and balance.has_budget:
         costs = world.from_main(lambda: _measured_and_kept(config, model, joint, world.device))
     if costs is None:
@@ -282,8 +284,7 @@ def memory_of(balance: BalanceConfig, model: Potential, world: World) -> float:
     """Bytes that a rank may have; where none are given, most of what is free."""
     if balance.memory not in (None, AUTO):
         return float(parse_bytes(balance.memory))
-    on_cpu = world.device.type == "cpu"
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) if on_cpu else 1
+    beside = world.local_size if world.device.type == "cpu" else 1  # a GPU is one rank's alone
     return resident_bytes(model, world.device) + FREE_SHARE * free_bytes(world.device) / beside
 
 
@@ -334,13 +335,20 @@ def _warn_of_large(
 
 
 def look_ahead(
-    config: RunConfig, *, ranks: int, device: torch.device, measures: bool, to: Path | None
+    config: RunConfig,
+    *,
+    ranks: int,
+    ranks_per_host: int | None = None,
+    device: torch.device,
+    measures: bool,
+    to: Path | None,
 ) -> dict[str, Any]:
     """What a run would be, without training: data, batch size, steps, balance, memory, time.
 
     Args:
         config: of the run.
         ranks: W.
+        ranks_per_host: how many of them share the memory of a host; all where left out.
         device: the kind that each rank would have.
         measures: do some steps and keep their costs in the run folder, unless there are any.
         to: write the plan of the first epoch.
@@ -352,7 +360,7 @@ def look_ahead(
         LaMMError: whatever would stop the run before its first step.
     """
     tune_cpu()
-    world = World(rank=0, size=ranks, device=device)
+    world = World(0, ranks, device, min(ranks_per_host or ranks, ranks))
     joint = JointDataset(config.data, config.seed)
     model = build(config.model, joint.names, seed=config.seed).start_at_references()
     check_run(model, joint)
@@ -397,6 +405,7 @@ def look_ahead(
         },
         "parameters": count_parameters(config.model, len(joint.names)),
         "ranks": ranks,
+        "ranks_per_host": world.local_size,
         "planner": balance.planner,
         "structures_per_rank": balance.structures_per_rank,
         "mini_batch": size,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,8 @@ class Totals:
         self.start = time.perf_counter()
         self.steps = self.structures = self.atoms = 0
         self.wait = self.imbalance = 0.0
+        self.paused = 0.0
+        """Seconds since `start` that are no step's."""
 
     def add_update(self, result: StepResult) -> None:
         """Count an update, unless the step was skipped."""
@@ -90,7 +94,18 @@ class Session:
                 tidy(run_dir, self.state)
         self.metrics = MetricsFile(run_dir, self.state.step) if world.is_main else None
         self._started = time.perf_counter() - self.state.seconds
-        self._totals = Totals(world.device)
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Count steps and their time from now on."""
+        self._totals = Totals(self.world.device)
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """Time that doesn't count as that of the steps."""
+        begun = time.perf_counter()
+        yield
+        self._totals.paused += time.perf_counter() - begun
 
     def mini_batch_size(self) -> int:
         """G: that of the run, however many ranks go on with it."""
@@ -175,14 +190,15 @@ class Session:
             Loss and rate for a person. Skipped steps are in no mean, and steps that all were
             skipped have no line.
         """
-        totals, self._totals = self._totals, Totals(self.world.device)
+        totals = self._totals
         updates = float(totals.updates)
         mine = torch.cat([totals.terms, totals.terms.new_tensor([totals.atoms, totals.wait])])
         loss, energy, forces, atoms, wait = self.world.sum(mine).tolist()
+        self.start_clock()
         steps, state = totals.steps, self.state
         if not updates:
             return f"{steps} steps skipped"
-        seconds = time.perf_counter() - totals.start
+        seconds = self._totals.start - totals.start - totals.paused
         line = {
             "kind": "train",
             "step": state.step,
@@ -214,11 +230,8 @@ class Session:
         Raises:
             BadAnswerError: the validation loss isn't finite.
         """
-        if self.averaged is None:
+        with self._pause(), nullcontext() if self.averaged is None else self.averaged.applied():
             result = self._validate()
-        else:
-            with self.averaged.applied():
-                result = self._validate()
         state, loss = self.state, result["loss"]
         if not math.isfinite(loss):
             raise BadAnswerError(f"step {state.step}: the validation loss is {loss}. {ADVICE}")
@@ -226,7 +239,6 @@ class Session:
             self.metrics.write(
                 {"kind": "validation", "step": state.step, "seconds": state.seconds, **result}
             )
-        self._totals.start = time.perf_counter()  # its time is no step's
         if state.best_loss is not None and loss >= state.best_loss:
             return False
         state.best_loss, state.best_step = loss, state.step
@@ -248,17 +260,18 @@ class Session:
 
     def save(self, is_best: bool) -> None:
         """Save a checkpoint; all ranks wait until it is there."""
-        self.world.from_main(
-            lambda: save_checkpoint(
-                self.run_dir,
-                self.model,
-                self.optimizer,
-                self.averaged,
-                self.state,
-                is_best=is_best,
-                keep=self.recipe.train.keep_checkpoints,
+        with self._pause():
+            self.world.from_main(
+                lambda: save_checkpoint(
+                    self.run_dir,
+                    self.model,
+                    self.optimizer,
+                    self.averaged,
+                    self.state,
+                    is_best=is_best,
+                    keep=self.recipe.train.keep_checkpoints,
+                )
             )
-        )
 
     def close(self) -> None:
         """Put the metrics on the disk."""
