@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -80,6 +81,20 @@ class FinetuneConfig(TrainingConfig):
     """``frozen``: the heads alone are trained."""
     lora: LoRAConfig | None = None
     """Low-rank adapters of the encoder's linear layers; they and the heads alone are trained."""
+
+    def recipe(self) -> Recipe:
+        """What the training loop is told beside model and data.
+
+        Neither replayed nor unlabelled structures decide which step is the best, as long as there
+        are others.
+        """
+        others = [
+            name
+            for name, subset in self.data.subsets.items()
+            if name in self.replay or subset.denoising is not None
+        ]
+        unjudged = tuple(others) if len(others) < len(self.data.subsets) else ()
+        return replace(super().recipe(), unjudged=unjudged)
 
     @model_validator(mode="after")
     def _something_to_start_from(self) -> Self:

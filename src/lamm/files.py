@@ -62,6 +62,16 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def make_readable(path: Path) -> None:
+    """Give a file the permissions of any new one here: safetensors keeps its files to the user."""
+    probe = path.with_name(f".{path.name}.permissions-{os.getpid()}")
+    probe.touch()
+    try:
+        path.chmod(probe.stat().st_mode & 0o777)
+    finally:
+        probe.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole."""
     with replaced_file(path) as temporary:

@@ -1,6 +1,7 @@
 """The loop: it learns, it resumes to the same bits, it says what it did."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,6 +100,42 @@ def test_interrupt_and_resume_give_the_same_bits_as_no_interrupt(
             assert torch.equal(value, expected[key]), key
     losses = [[line["loss"] for line in lines_of(run.to, "train")] for run in (whole, halves)]
     assert losses[0] == losses[1]
+
+
+def test_a_run_that_came_to_its_end_is_left_alone_unless_it_is_to_be_longer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    config = small_config(tmp_path)
+    assert pretrain(config, quiet=True).step == 12
+    file = config.to / "last" / "model.safetensors"
+    before = file.stat().st_mtime_ns
+    with caplog.at_level("INFO", logger="lamm"):
+        assert pretrain(config, quiet=True, resume=True).step == 12
+    assert "had come to its end at step 12" in caplog.text
+    assert file.stat().st_mtime_ns == before
+    longer = small_config(tmp_path, train={"steps": 14, "workers": 0})
+    assert pretrain(longer, quiet=True, resume=True).step == 14
+
+
+def test_validations_are_said_from_step_0_on_and_so_is_an_early_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    train = {"steps": 30, "workers": 0, "validate_every": 1, "patience": 2}
+    still = small_config(tmp_path, train=train).optim.model_copy(update={"lr": 1e-12})
+    with caplog.at_level("INFO", logger="lamm"):
+        state = pretrain(small_config(tmp_path, train=train, optim=still))
+    said = [one.message for one in caplog.records if "validation" in one.message]
+    assert re.match(r"step 0: validation loss .*; both E [\d.]+ meV/atom, F [\d.]+ meV/Å", said[0])
+    assert said[0].endswith("(best)")
+    assert state.step < 30
+    assert said[-1].startswith(f"no better validation since step {state.best_step}")
+
+
+def test_what_is_saved_can_be_read_by_whoever_reads_its_neighbours(tmp_path: Path):
+    config = small_config(tmp_path, train={"steps": 3, "workers": 0})
+    pretrain(config, quiet=True)
+    modes = {path.stat().st_mode for path in (config.to / "last").resolve().iterdir()}
+    assert len(modes) == 1
 
 
 def test_the_same_seed_gives_the_same_bits_with_and_without_worker_processes(tmp_path: Path):

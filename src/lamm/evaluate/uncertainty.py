@@ -41,7 +41,7 @@ from lamm.evaluate.rigidity import (
     calibration,
     fit_rigidity,
 )
-from lamm.files import replaced_file
+from lamm.files import make_readable, replaced_file
 from lamm.shipped import checkpoint_path
 from lamm.structure import Structure
 from lamm.typing import PathLike
@@ -119,6 +119,7 @@ class EnergyUncertainty:
         }
         with replaced_file(path) as temporary:
             save_file(factors, temporary, metadata=metadata)
+            make_readable(temporary)
 
     @classmethod
     def load(cls, path: PathLike, model: Potential) -> EnergyUncertainty:

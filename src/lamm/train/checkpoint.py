@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from lamm.errors import CheckpointError, nearest_names
-from lamm.files import point_link, replaced_folder, write_json
+from lamm.files import make_readable, point_link, replaced_folder, write_json
 from lamm.models.lora import PREFIX, plain_state, unmerged_state
 from lamm.models.potential import Potential
 from lamm.shipped import checkpoint_path, shipped_models
@@ -67,6 +67,8 @@ class TrainState:
     """Atoms and edges above which a GPU batch is split, once memory has run out."""
     set_aside: list[JSONDict] = field(default_factory=list)
     """Structures that didn't fit into the memory alone."""
+    ended: JSONDict | None = None
+    """The length that the run had when it came to its end; none before."""
     skipped_in_a_row: int = 0
     """Latest steps that were skipped because loss or gradient weren't finite."""
     format_version: int = FORMAT_VERSION
@@ -85,6 +87,7 @@ def save_potential(model: Potential, path: Path) -> None:
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     save_file(tensors, path, metadata=_metadata(model))
     _sort_metadata(path)
+    make_readable(path)
 
 
 def _sort_metadata(path: Path) -> None:
@@ -148,6 +151,7 @@ def _save_adapters(model: Potential, averaged: AveragedWeights | None, path: Pat
         own = {key: one for key, one in averaged.state_dict().items() if key.startswith(PREFIX)}
         tensors |= {f"averaged.{key}": one for key, one in own.items()}
     save_file({key: one.detach().contiguous() for key, one in tensors.items()}, path)
+    make_readable(path)
 
 
 def tidy(run_dir: Path, state: TrainState) -> None:

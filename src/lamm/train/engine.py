@@ -5,6 +5,7 @@ Pre-training and fine-tuning differ in the model and the data that are passed in
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -24,6 +25,8 @@ from lamm.train.session import Session
 from lamm.train.step import Step
 from lamm.train.stopping import StopRequest
 from lamm.train.warmup import warm_up
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -85,9 +88,16 @@ def train(
     visible, signal_number = world.is_main and not quiet, 0
 
     with StopRequest() as stop, ProgressLine(title, pace.most, state.step, visible=visible) as bar:
+        if state.ended == config.length():
+            if world.is_main:
+                logger.info("%s: the run had come to its end at step %d", run_dir, state.step)
+            return state
         if state.step == 0:
-            session.save(session.validate())
+            is_best = session.validate()
+            session.save(is_best)
             pace.note_validation(0, pace.seconds())
+            if visible:
+                logger.info(session.said)
         if state.step < pace.most and (
             on_gpu if recipe.balance.warm_up is None else recipe.balance.warm_up
         ):
@@ -118,7 +128,17 @@ def train(
                 before = pace.seconds()
                 is_best = session.validate()
                 pace.note_validation(state.step, pace.seconds() - before)
+                if visible:
+                    logger.info(session.said)
             waited = config.patience and session.has_waited(config.patience * pace.validate_every)
+            if waited and not last and visible:
+                logger.info(
+                    "no better validation since step %s: the run ends (train.patience=%s)",
+                    state.best_step,
+                    config.patience,
+                )
+            if last or waited:
+                state.ended = config.length()
             if saves or is_best or signal_number or waited:
                 session.save(is_best)
             if signal_number or last or waited:

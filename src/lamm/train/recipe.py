@@ -12,6 +12,7 @@ from lamm.loss import LossConfig
 from lamm.schema import Frozen
 from lamm.train.optim import OptimConfig
 
+LENGTHS = ("epochs", "steps", "max_seconds", "patience")
 MOST_STEPS = 2**31 - 1
 """Steps of a run that only the time limits."""
 
@@ -58,6 +59,10 @@ class TrainConfig(Frozen):
             )
         return self
 
+    def length(self) -> dict[str, float | None]:
+        """What says how long the run is."""
+        return {name: getattr(self, name) for name in LENGTHS}
+
     def num_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run; the most that there can be where only the time limits it."""
         if self.steps is not None:
@@ -76,3 +81,5 @@ class Recipe:
     balance: BalanceConfig
     train: TrainConfig
     seed: int
+    unjudged: tuple[str, ...] = ()
+    """Subsets that don't decide which step is the best."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 PLANNERS_OF_RANKS = ("paper", "paper_shuffled")
 """Planners whose mini-batches, not only who works on what, depend on the number of ranks."""
+MOST_SAID = 4
+"""Subsets whose validation errors have room in a line."""
 KEPT = {
     "structures": "`data` (its subsets, splits or filters)",
     "temperature": "`data.sampling.temperature`",
@@ -69,6 +71,27 @@ class Totals:
         self.imbalance += planned.imbalance
 
 
+def said_of(validation: Mapping[str, Any]) -> str:
+    """A validation in a line: the loss, and the errors of each subset, of few at least."""
+    subsets = validation["subsets"]
+    if len(subsets) > MOST_SAID:
+        return f"validation loss {validation['loss']:.4g}"
+    units = {
+        "energy_mae_mev_per_atom": ("E", "meV/atom"),
+        "forces_mae_mev_per_ang": ("F", "meV/Å"),
+        "denoising_mae_fair_ang": ("noise", "Å"),
+    }
+    parts = []
+    for name, errors in subsets.items():
+        known = [
+            f"{short} {errors[key]:.4g} {unit}"
+            for key, (short, unit) in units.items()
+            if errors.get(key) is not None
+        ]
+        parts.append(f"{name} {', '.join(known)}" if known else name)
+    return f"validation loss {validation['loss']:.4g}; {'; '.join(parts)}"
+
+
 class Session:
     """Model, optimizer, averaged weights and progress of one run on this rank."""
 
@@ -92,6 +115,8 @@ class Session:
             self.state = resume_checkpoint(folder, model, self.optimizer, self.averaged)
             if world.is_main:
                 tidy(run_dir, self.state)
+        self.said = ""
+        """The latest validation, for a person."""
         self.metrics = MetricsFile(run_dir, self.state.step) if world.is_main else None
         self._started = time.perf_counter() - self.state.seconds
         self.start_clock()
@@ -239,10 +264,11 @@ class Session:
             self.metrics.write(
                 {"kind": "validation", "step": state.step, "seconds": state.seconds, **result}
             )
-        if state.best_loss is not None and loss >= state.best_loss:
-            return False
-        state.best_loss, state.best_step = loss, state.step
-        return True
+        is_best = state.best_loss is None or loss < state.best_loss
+        if is_best:
+            state.best_loss, state.best_step = loss, state.step
+        self.said = f"step {state.step}: {said_of(result)}{' (best)' if is_best else ''}"
+        return is_best
 
     def has_waited(self, steps: int) -> bool:
         """Whether so many steps have gone by since the best validation."""
@@ -256,6 +282,7 @@ class Session:
             self.recipe.loss,
             self.world,
             atoms_per_batch=self.recipe.train.val_atoms_per_batch,
+            unjudged=self.recipe.unjudged,
         )
 
     def save(self, is_best: bool) -> None:

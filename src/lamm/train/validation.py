@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from lamm.data.joint import JointDataset
@@ -72,6 +74,7 @@ def validate(
     split: str = "val",
     atoms_per_batch: int = 1024,
     workers: int = 0,
+    unjudged: Collection[str] = (),
 ) -> dict[str, Any]:
     """Errors of a model on a split of the joint data set.
 
@@ -85,16 +88,20 @@ def validate(
         split: 'train', 'val' or 'test'.
         atoms_per_batch: size of a batch.
         workers: processes that prepare batches.
+        unjudged: subsets that the loss leaves out.
 
     Returns:
-        ``loss``, ``energy_loss`` and ``force_loss`` (Eq. 5 over the whole split), and per subset
-        the errors in meV/atom and meV/Å.
+        ``loss``, ``energy_loss`` and ``force_loss`` (Eq. 5 over the whole split, but for what is
+        unjudged), and per subset the errors in meV/atom and meV/Å.
 
     Raises:
         DataError: a structure of any rank doesn't fit into the memory alone.
     """
     ids = joint.ids(split)
-    counts = LabelCounts(int(joint.has_energy[ids].sum()), int(joint.has_forces[ids].sum()))
+    judged = np.array([name not in unjudged for name in joint.names])
+    of_loss = ids[judged[joint.subset_of(ids)]]
+    counts = LabelCounts(int(joint.has_energy[of_loss].sum()), int(joint.has_forces[of_loss].sum()))
+    on_device = torch.from_numpy(judged).to(world.device)
     sums = ErrorSums(len(joint.names), device=world.device, denoising=joint.is_denoising)
     terms = torch.zeros(3, dtype=torch.float64, device=world.device)
     parts = split_parts(joint, ids, atoms_per_batch, world.rank, world.size)
@@ -110,7 +117,13 @@ def validate(
             scales = (model.reference_energies, model.energy_scale, model.force_scale)
             predicted = normalise(energy, forces, batch, *scales)
             target = normalise(batch.energy, batch.forces, batch, *scales)
-            loss = universal_loss(predicted, target, batch, counts, loss_config)
+            counted = on_device[batch.subset_index]  # (B,)
+            masked = replace(
+                batch,
+                has_energy=batch.has_energy & counted,
+                has_forces=batch.has_forces & counted,
+            )
+            loss = universal_loss(predicted, target, masked, counts, loss_config)
             terms.add_(torch.stack(loss).to(terms))
 
     with torch.no_grad():
