@@ -11,7 +11,7 @@ import torch
 from ase.io import write
 
 from lamm.data.references import Normalisation
-from lamm.data.splits import TRAIN, VAL
+from lamm.data.splits import TEST, TRAIN, VAL
 from lamm.data.store import Store
 from lamm.errors import ConfigError, DataError
 from lamm.evaluate.curves import read_metrics
@@ -115,6 +115,26 @@ def test_given_files_are_the_splits(base: Path, tmp_path: Path):
     assert card["errors"]["test"]["train"]["structures"] == 4
 
 
+def test_marks_of_splits_that_no_file_replaces_are_kept(base: Path, tmp_path: Path):
+    def marked(one: Structure) -> Structure:
+        number = int(one.id.split("/")[-1])
+        return replace(one, split="test" if number < 5 else "val" if number < 8 else "train")
+
+    request = Request(
+        data=xyz(tmp_path / "my.xyz", 30, marked),
+        val=xyz(tmp_path / "val.xyz", 4),
+        to=tmp_path / "run",
+        base=base,
+        accept_data=True,
+        words=SHORT,
+    )
+    config_for(request)
+    counts = np.bincount(Store.open(tmp_path / "run" / "data").index.split, minlength=4)
+    assert counts[TRAIN] == 30 - 5
+    assert counts[VAL] == 4
+    assert counts[TEST] == 5
+
+
 def test_marks_that_leave_nothing_to_train_on_are_left_aside(base: Path, tmp_path: Path):
     data = xyz(tmp_path / "my.xyz", change=lambda one: replace(one, split="val"))
     config_for(Request(data=data, to=tmp_path / "run", base=base, words=SHORT))
@@ -132,6 +152,23 @@ def test_data_that_are_surely_wrong_stop_the_run_and_leave_no_data(base: Path, t
         config_for(request)
     assert not (tmp_path / "run" / "data").exists()
     config_for(replace(request, accept_data=True))
+
+
+def test_a_start_that_never_trained_doesnt_lock_the_folder(base: Path, tmp_path: Path):
+    data, to = xyz(tmp_path / "my.extxyz"), tmp_path / "run"
+    request = Request(data, to, base, unlabelled=data, words=SHORT)
+    config_for(request)  # and then it was interrupted
+    config_for(replace(request, data=xyz(tmp_path / "other.extxyz", 20)))
+    assert len(Store.open(to / "data")) == 20
+
+
+def test_a_folder_of_somebody_elses_is_never_replaced(base: Path, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "card.json").write_text("{}")
+    request = Request(xyz(tmp_path / "my.extxyz"), tmp_path, base, words=SHORT)
+    with pytest.raises(ConfigError, match="--to"):
+        config_for(request)
+    assert (tmp_path / "data" / "card.json").exists()
 
 
 def test_a_wrong_word_leaves_no_data(base: Path, tmp_path: Path):

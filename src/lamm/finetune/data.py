@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,12 @@ from lamm.data.groups import group_structures, split_groups
 from lamm.data.ingest import ingest
 from lamm.data.splits import NONE, SPLIT_CODES, TEST, TRAIN, VAL
 from lamm.data.store import Store, StoreWriter
+from lamm.data.writer import CARD
 from lamm.errors import ConfigError, DataError
 from lamm.files import write_json
+from lamm.finetune.further import UNLABELLED
 from lamm.finetune.rules import held_out_shares
+from lamm.train.run import CONFIG
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +60,9 @@ def prepare_data(
 ) -> Store:
     """A store of the user's structures with a split for each, in ``to/data``.
 
-    Splits are, in this order: those of the files `val` and `test`; those that the source names;
-    groups of like structures (`lamm.data.groups`) by the shares of `lamm.finetune.rules`.
+    Splits are, in this order: those of the files `val` and `test`; those that the source names,
+    but for splits that a file replaces; groups of like structures (`lamm.data.groups`) by the
+    shares of `lamm.finetune.rules`.
 
     Args:
         data: extended XYZ file or store: all structures, or those to train on.
@@ -67,16 +72,17 @@ def prepare_data(
         seed: which groups are held out.
 
     Raises:
-        ConfigError: a path has nothing, or there is a store in ``to/data`` already.
+        ConfigError: a path has nothing, or there is something else in ``to/data`` already.
         DataError: structures that can't be used or too few.
     """
     target = to / DATA
-    if target.exists():
-        raise ConfigError(
-            f"{to}: there is data in this folder already.\n"
-            "  Go on with its run by --resume, or choose another folder with --to."
-        )
     given = {"train": data, "val": val, "test": test}
+    for path in given.values():
+        if path is not None and path.resolve() == target.resolve():
+            raise ConfigError(
+                f"{path}: data can't be where --to puts its own. Choose another --to."
+            )
+    _remove_leftover(to)
     with TemporaryDirectory(prefix="lamm-") as scratch:
         stores = {
             name: open_source(path, Path(scratch) / name)
@@ -108,6 +114,28 @@ def prepare_data(
     return Store.open(target)
 
 
+def _remove_leftover(to: Path) -> None:
+    """Make room for ``to/data``, where a start that went no further has left its own.
+
+    Raises:
+        ConfigError: there is a run, or what is there may be the user's.
+    """
+    target = to / DATA
+    if not target.exists():
+        return
+    # The doctor's findings lie there as soon as a start has prepared data, the configuration as
+    # soon as it trains.
+    if (to / CONFIG).exists() or not (to / DOCTOR).is_file() or not (target / CARD).is_file():
+        raise ConfigError(
+            f"{target}: this is there already, and no earlier start of a fine-tuning left it.\n"
+            "  Choose another folder with --to."
+        )
+    logger.info("%s: left by a start that didn't come to training; it is made anew", target)
+    shutil.rmtree(target)
+    if (to / UNLABELLED / CARD).is_file():
+        shutil.rmtree(to / UNLABELLED)
+
+
 _OWN = ("labels", "units", "keys", "reader", "split", "periodic", "position_dtype")
 """Entries of a card that were about reading the source."""
 
@@ -121,13 +149,22 @@ def _splits(stores: Mapping[str, Store], seed: int) -> dict[str, NDArray[np.uint
     }
     store = stores["train"]
     split = store.index.split.copy()
-    if "val" in stores or "test" in stores:
-        split[:] = NONE
-    elif (split != NONE).all() and not (split == TRAIN).any():
-        logger.info(
+    for name in splits:
+        marked = split == SPLIT_CODES[name]
+        if marked.any():
+            logger.warning(
+                "%d structures are marked '%s' in the file, and --%s names others: they are "
+                "trained on",
+                int(marked.sum()),
+                name,
+                name,
+            )
+            split[marked] = TRAIN
+    if (split != NONE).all() and not (split == TRAIN).any():
+        logger.warning(
             "every structure is marked '%s' in the file and none is for training: the marks are "
             "left aside",
-            _NAMES[int(split[0])],
+            "' or '".join(_NAMES[int(code)] for code in np.unique(split)),
         )
         split[:] = NONE
     free = split == NONE
