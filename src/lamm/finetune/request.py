@@ -66,11 +66,17 @@ def config_for(request: Request) -> FinetuneConfig:
             "  Go on with it by --resume, or choose another folder with --to."
         )
     old = further_subsets(request)
-    store = prepare_data(
-        request.data, request.to, val=request.val, test=request.test, seed=_seed(said)
+    prepared = prepare_data(
+        request.data,
+        request.to,
+        val=request.val,
+        test=request.test,
+        card=request.card,
+        seed=_seed(said),
     )
+    store = prepared.store
     try:
-        check_data(store, request.to, accept=request.accept_data)
+        check_data(prepared, request.to, accept=request.accept_data)
         mapping = _with_further(request, _mapping(request, store, model, said), store, old)
         if request.max_seconds is not None:
             left = _time_left(request.max_seconds, time.monotonic() - request.begun)
