@@ -55,7 +55,10 @@ def test_one_file_gives_a_model_a_report_and_a_card(base: Path, tmp_path: Path):
     assert splits["val"] >= 3
     assert card["errors"]["validation_step_0"]["my"]["energy_mae_mev_per_atom"] > 0
     assert {fit["head"] for fit in card["heads_ranked"]["my"]} == set(load(base).subsets)
-    assert "## Limits" in (to / "card.md").read_text()
+    text = (to / "card.md").read_text()
+    assert "## Limits" in text
+    assert f"from the base's head '{card['heads_ranked']['my'][0]['head']}'" in text
+    assert "30 with an energy, 30 with forces" in text
     assert "<html" in (to / "report.html").read_text()
     assert (to / "doctor.json").is_file()
     assert (to / "best").exists()
@@ -113,6 +116,11 @@ def test_given_files_are_the_splits(base: Path, tmp_path: Path):
     card = json.loads((tmp_path / "run" / "card.json").read_text())
     assert card["data"][0]["splits"] == {"train": 20, "val": 5, "test": 4}
     assert card["errors"]["test"]["train"]["structures"] == 4
+    report, text = ((tmp_path / "run" / name).read_text() for name in ("report.html", "card.md"))
+    assert "Test errors" in report
+    for page in (report, text):
+        assert "by --accept-data" in page
+        assert "held-out structures are copies of training structures" in page
 
 
 def test_marks_of_splits_that_no_file_replaces_are_kept(base: Path, tmp_path: Path):
@@ -178,6 +186,19 @@ def test_a_wrong_word_leaves_no_data(base: Path, tmp_path: Path):
     assert not (to / "data").exists()
     assert not (to / "unlabelled").exists()
     assert config_for(Request(data, to, base, words=SHORT)).to == to
+
+
+@pytest.mark.parametrize("label", ["energy", "forces"])
+def test_the_card_says_which_label_wasnt_trained(base: Path, tmp_path: Path, label: str):
+    def without(one: Structure) -> Structure:
+        one = replace(one, forces=None) if label == "forces" else replace(one, energy=None)
+        return replace(one, pbc=np.ones(3, dtype=bool), cell=9 * np.eye(3))
+
+    data = xyz(tmp_path / "my.xyz", 30, without)
+    request = Request(data, tmp_path / "run", base, accept_data=True, words=SHORT)
+    finetune(config_for(request), quiet=True)
+    word = {"energy": "energies", "forces": "forces"}[label]
+    assert f"my was trained without {word}" in (tmp_path / "run" / "card.md").read_text()
 
 
 def test_some_structures_without_forces_are_trained_on_too(base: Path, tmp_path: Path):
@@ -290,9 +311,15 @@ def test_a_time_without_a_unit_is_refused():
 
 def test_replayed_heads_are_the_base_before_the_first_step(base: Path, tmp_path: Path):
     to = tmp_path / "run"
-    request = Request(
-        data=xyz(tmp_path / "my.xyz"), to=to, base=base, replay=("both", "none"), words=SHORT
-    )
+
+    def pair(one: Structure) -> Structure:
+        arrays = {
+            name: getattr(one, name)[:2] for name in ("atomic_numbers", "positions", "forces")
+        }
+        return replace(one, **arrays)
+
+    data = xyz(tmp_path / "my.xyz", change=pair)
+    request = Request(data, to, base, replay=("both", "none"), accept_data=True, words=SHORT)
     finetune(config_for(request), quiet=True)
     assert load(to).subsets == ("my", "both", "none")
     card = json.loads((to / "card.json").read_text())
@@ -304,6 +331,7 @@ def test_replayed_heads_are_the_base_before_the_first_step(base: Path, tmp_path:
         assert before[key] == pytest.approx(known[key], rel=1e-4)
     assert "What the old heads forgot" in (to / "card.md").read_text()
     assert "What the old heads forgot" in (to / "report.html").read_text()
+    assert "The largest structure had 2 atoms" in (to / "card.md").read_text()
 
 
 def test_a_subset_that_the_base_never_had_cant_be_replayed(base: Path, tmp_path: Path):
@@ -331,7 +359,9 @@ def test_unlabelled_structures_are_denoised_beside_the_labelled_ones(base: Path,
     assert model.subsets == ("my", "unlabelled")
     assert float(model.force_scale[1]) == pytest.approx(0.1)
     card = json.loads((tmp_path / "run" / "card.json").read_text())
-    assert card["errors"]["validation"]["unlabelled"]["denoising_mae_fair_ang"] > 0
+    noise = card["errors"]["validation"]["unlabelled"]["denoising_mae_fair_ang"]
+    assert noise > 0
+    assert f"{noise:.4f}" in (tmp_path / "run" / "card.md").read_text()
 
 
 def test_an_element_of_one_structure_alone_is_for_training(base: Path, tmp_path: Path):

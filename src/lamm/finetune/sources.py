@@ -25,6 +25,8 @@ CARD_TAIL = (
 _NO_LABELS = {"Lattice", "pbc", "numbers", "positions", "symbols", "cell", "id", "unique_id"}
 _NEUTRAL = {"charge": 0, "total_charge": 0, "spin": 0, "multiplicity": 1, "spin_multiplicity": 1}
 """What a whole structure has, and the value that says nothing of it."""
+IGNORED_INPUT = "labels.ignored"
+"""The check that finds such values."""
 _EXTXYZ = ("xyz", "extxyz")
 
 
@@ -164,7 +166,7 @@ def _ignored(source: Source) -> Iterator[Finding]:
         low, high = min(numbers), max(numbers)
         said = f"{low:g}" if low == high else f"{low:g} to {high:g}"
         yield Finding(
-            check="labels.ignored",
+            check=IGNORED_INPUT,
             severity=Severity.warning,
             store=source.path.name,
             title=f"{source.path.name}: '{key}' is {said}, and the model isn't told",
