@@ -252,6 +252,47 @@ def test_the_head_of_the_same_data_ranks_first(base: Path):
     assert best.energy_factor == pytest.approx(1, abs=1e-4)
 
 
+def test_two_broken_records_choose_no_head_and_move_no_reference(base: Path):
+    model = load(base)
+    rng = np.random.default_rng(3)
+    structures = [small_structure(rng, f"x/{n}") for n in range(40)]
+    with torch.no_grad():
+        said = list(predict(model, structures, "both"))
+    labelled = [
+        replace(one, energy=p.energy + 3.0 * one.num_atoms, forces=p.forces)
+        for one, p in zip(structures, said, strict=True)
+    ]
+    zero = Normalisation(np.zeros(119), np.ones(119, dtype=bool), 1.0, 1.0)
+    sound = rank_heads(model, labelled, zero)[0]
+    for number, error in ((4, 5000.0), (20, -3000.0)):
+        one = labelled[number]
+        labelled[number] = replace(one, energy=one.energy + error, forces=one.forces * 1e4)
+    best = rank_heads(model, labelled, zero)[0]
+    assert best.head == sound.head == "both"
+    assert best.score < 1e-2
+    assert best.energy_factor == pytest.approx(1, abs=1e-3)
+    assert best.force_factor == pytest.approx(1, abs=1e-3)
+    assert best.reference_energies == pytest.approx(sound.reference_energies, abs=1e-2)
+
+
+def test_a_head_without_energies_isnt_the_best_for_structures_that_have_some(base: Path):
+    model = load(base)
+    rng = np.random.default_rng(3)
+    structures = [small_structure(rng, f"x/{n}") for n in range(12)]
+    with torch.no_grad():
+        said = list(predict(model, structures, "none"))
+    labelled = [
+        replace(one, energy=p.energy, forces=p.forces)
+        for one, p in zip(structures, said, strict=True)
+    ]
+    zero = Normalisation(np.zeros(119), np.ones(119, dtype=bool), 1.0, 1.0)
+    fits = rank_heads(model, labelled, zero)
+    assert fits[-1].head == "none"
+    assert fits[-1].score == min(fit.score for fit in fits)
+    bare = [replace(one, energy=None) for one in labelled]
+    assert rank_heads(model, bare, zero)[0].head == "none"
+
+
 def test_forces_of_a_few_structures_and_energies_of_all_rank_the_heads(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ):
