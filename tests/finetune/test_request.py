@@ -233,6 +233,14 @@ def test_a_time_limit_ends_the_run_with_the_rate_at_its_end(base: Path, tmp_path
     assert rates[-1] < 0.3 * max(rates)
 
 
+def test_a_time_limit_that_is_too_short_says_what_would_do(base: Path, tmp_path: Path):
+    request = Request(xyz(tmp_path / "my.xyz"), tmp_path / "run", base, max_seconds=3.0)
+    with pytest.raises(ConfigError, match=r"3 s are too few.*\n  Give \d+ s or more"):
+        config_for(request)
+    both = replace(request, max_seconds=60.0, words=["train.steps=4"])
+    assert config_for(both).optim.warmup_steps == 3
+
+
 def test_the_head_of_the_same_data_ranks_first(base: Path):
     model = load(base)
     rng = np.random.default_rng(3)

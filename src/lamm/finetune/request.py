@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import shutil
 import time
@@ -148,8 +149,10 @@ def _time_left(limit: float, used: float) -> float:
     left = limit * (1 - AFTER_SHARE) - AFTER - used
     if left < LEAST_SECONDS:
         raise ConfigError(
-            f"--max-time: preparing the data and judging the model take {limit - left:.0f} s of "
-            f"the {limit:.0f} s. Give more."
+            f"--max-time: {limit:.0f} s are too few. Preparing the data took {used:.0f} s, test "
+            f"errors, card and report are given {limit - left - used:.0f} s, and training needs "
+            f"{LEAST_SECONDS:.0f} s at least.\n"
+            f"  Give {math.ceil((used + AFTER + LEAST_SECONDS) / (1 - AFTER_SHARE)) + 1} s or more."
         )
     return round(left, 1)
 
