@@ -111,9 +111,14 @@ def _missing_label(source: Source) -> Iterator[Finding]:
         usual = "; ".join(f"{name}: {', '.join(USUAL_KEYS[name])}" for name in missing)
         raise DataError(
             f"{source.path}: none of {len(source.store)} structures has an energy or forces under "
-            f"a usual name ({usual}).\n  Numbers under other names: {listed or 'none'}.\n"
-            "  Name the right ones in a card, such as `keys: {energy: "
-            f"{next(iter(unused), 'E')}}}`. {CARD_TAIL}"
+            f"a usual name ({usual}).\n"
+            + (
+                f"  Numbers under other names: {listed}.\n  Name the right ones in a card, such as "
+                f"`keys: {{energy: {unused[0]}}}`. {CARD_TAIL}"
+                if unused
+                else "  There are no other numbers. Name a file with labels; structures without "
+                "any can be denoised beside it by --unlabelled."
+            )
         )
     if not missing or card.labels_chosen:
         return
