@@ -188,6 +188,14 @@ def test_a_wrong_word_leaves_no_data(base: Path, tmp_path: Path):
     assert config_for(Request(data, to, base, words=SHORT)).to == to
 
 
+def test_the_card_says_which_charge_the_model_wasnt_told(base: Path, tmp_path: Path):
+    data = xyz(tmp_path / "my.extxyz")
+    data.write_text(data.read_text().replace("energy=", "charge=1 energy="))
+    finetune(config_for(Request(data, tmp_path / "run", base, words=SHORT)), quiet=True)
+    limits = json.loads((tmp_path / "run" / "card.json").read_text())["limits"]
+    assert any("'charge' is 1, and the model isn't told" in one for one in limits)
+
+
 @pytest.mark.parametrize("label", ["energy", "forces"])
 def test_the_card_says_which_label_wasnt_trained(base: Path, tmp_path: Path, label: str):
     def without(one: Structure) -> Structure:
