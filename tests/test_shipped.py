@@ -12,6 +12,7 @@ from ase.build import bulk, molecule
 from ase.io import write
 
 import lamm
+from lamm.cli.models import models
 from lamm.errors import CheckpointError
 from lamm.finetune.further import Request
 from lamm.finetune.request import config_for
@@ -86,3 +87,13 @@ def test_it_needs_no_network():
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 5
+
+
+def test_the_list_of_presets_says_which_has_weights_and_what_these_are(
+    capsys: pytest.CaptureFixture[str],
+):
+    models(None)
+    line = capsys.readouterr().out.split("pre-trained, in the package")[1].splitlines()[1]
+    shipped = lamm.load("lamm-xs")
+    wanted = ["lamm-xs", str(len(shipped.subsets)), "gradient", f"{shipped.num_parameters:,}"]
+    assert line.split() == wanted

@@ -53,6 +53,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_all_that_isnt_installed_is_said_at_once_with_what_works_without(
+    lamm: Lamm, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    status, _, err = lamm(home / "run" / "model.safetensors", "--to", tmp_path)
+    assert status == 2
+    for word in ("umap-learn", "chemiscope", "lamm[map]", " ".join(FAST)):
+        assert word in err
+
+
 def test_the_subsets_of_the_run_are_used_without_those_of_is2re(
     lamm: Lamm, home: Path, tmp_path: Path
 ):

@@ -11,6 +11,7 @@ import pytest
 
 from lamm.cli.main import run
 from lamm.models.potential import build
+from lamm.shipped import shipped_models
 from lamm.train.checkpoint import save_potential
 from small import SMALL_MODELS, small_store
 
@@ -38,6 +39,14 @@ def home(tmp_path: Path) -> Path:
     for seed, name in enumerate(("first", "second")):
         small_store(tmp_path / name, count=60, seed=seed)
     return tmp_path
+
+
+def test_a_shipped_model_gets_no_uncertainty_beside_it(lamm: Call, home: Path) -> None:
+    data, before = home / "first", set(shipped_models()["lamm-xs"].iterdir())
+    status, _, err = lamm("uncertainty", "lamm-xs", data, "--val", data, "--head", "molecules_pbe0")
+    assert status == 2
+    assert "lamm finetune --from lamm-xs" in err
+    assert set(shipped_models()["lamm-xs"].iterdir()) == before
 
 
 def test_fitted_uncertainties_are_used_by_the_other_verbs(lamm: Call, home: Path) -> None:

@@ -275,6 +275,22 @@ def test_an_evaluation_of_a_file_is_written_and_said(
     assert "2 structures (test split)" in test_split.out
 
 
+def test_an_evaluation_says_which_elements_the_head_never_saw(
+    lamm: Lamm, home: Path, tmp_path: Path
+) -> None:
+    model = build({"encoder": ENCODER}, ["one"], seed=0)
+    known = torch.ones(119, dtype=torch.bool)
+    known[29] = False
+    model.set_normalisation(0, torch.zeros(119), known, 1.0, 1.0)
+    save_potential(model, tmp_path / "one.safetensors")
+    to = tmp_path / "evaluation"
+    words = ("evaluate", tmp_path / "one.safetensors", home / "crystals.extxyz", "--to", to)
+    answer = lamm(*words)
+    assert "was trained without Cu" in answer.err
+    assert "was trained without Cu" in (to / "report.html").read_text()
+    assert json.loads((to / "results.json").read_text())["unknown_elements"] == ["Cu"]
+
+
 def test_a_store_is_evaluated_on_its_validation_split(lamm: Lamm, home: Path) -> None:
     words = ("evaluate", home / "direct.safetensors", home / "store", "--head", "molecules")
     counts = [

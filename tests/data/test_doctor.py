@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
 from doctor_samples import (
     MINI,
     Change,
@@ -195,6 +198,59 @@ def test_a_spoiled_record_is_named(make_store: Make, name: str, check: str, chan
     assert check in found
     assert set(found[check].ids) == {structures[place].id for place in chosen}
     assert found[check].count == 3
+
+
+def emt(atoms: Atoms, number: int) -> Structure:
+    """A structure with labels of effective medium theory."""
+    atoms.calc = EMT()
+    return Structure(
+        atomic_numbers=atoms.numbers.astype(np.uint8),
+        positions=atoms.positions,
+        cell=atoms.cell.array,
+        pbc=atoms.pbc,
+        energy=atoms.get_potential_energy(),
+        forces=atoms.get_forces(),
+        id=f"emt_{number}",
+    )
+
+
+def rattled(count: int, size: float) -> list[Structure]:
+    """Alloys of Cu and Al, expanded or compressed, with all atoms displaced at random."""
+    rng = np.random.default_rng(1)
+    found = []
+    for number in range(count):
+        atoms = bulk(("Cu", "Al")[number % 2], cubic=True) * (1 + (number % 3 == 0), 1, 1)
+        atoms.symbols[rng.integers(len(atoms))] = ("Al", "Cu")[number % 2]
+        atoms.set_cell(atoms.cell * (1 + 0.4 * size * rng.normal()), scale_atoms=True)
+        atoms.rattle(size, seed=number)
+        found.append(emt(atoms, number))
+    return found
+
+
+def test_one_record_of_extreme_forces_isnt_taken_for_a_wrong_unit(make_store: Make) -> None:
+    structures = rattled(30, 0.1)
+    structures[4] = forces_times(1e4)(structures[4])
+    found = faults(diagnose(made(make_store, structures)))
+    assert found["forces.extreme"].ids == (structures[4].id,)
+    assert found["forces.extreme"].severity == "warning"
+    assert not {check for check in found if check.startswith("units.")}
+
+
+def test_small_forces_of_structures_at_rest_are_no_error(make_store: Make) -> None:
+    rng = np.random.default_rng(2)
+    relaxed = [
+        replace(one, forces=rng.normal(0, 4e-3, one.forces.shape))  # type: ignore[union-attr]
+        for one in rattled(30, 0.1)
+    ]
+    scan = [
+        emt(bulk(symbol, a=a0 * x, cubic=True), n)
+        for n, (symbol, a0, x) in enumerate(
+            (s, a, x) for s, a in (("Cu", 3.61), ("Al", 4.05)) for x in np.linspace(0.9, 1.1, 20)
+        )
+    ]
+    for name, structures in (("relaxed", relaxed), ("scan", scan)):
+        found = diagnose(made(make_store, structures, name=name)).findings
+        assert not [one for one in found if one.check == "units.forces" and one.severity == "error"]
 
 
 def test_forces_that_are_copied_to_another_structure_are_found(make_store: Make) -> None:

@@ -11,7 +11,7 @@ import torch
 from ase.io import write
 
 from lamm.data.references import Normalisation
-from lamm.data.splits import TRAIN, VAL
+from lamm.data.splits import TEST, TRAIN, VAL
 from lamm.data.store import Store
 from lamm.errors import ConfigError, DataError
 from lamm.evaluate.curves import read_metrics
@@ -55,7 +55,10 @@ def test_one_file_gives_a_model_a_report_and_a_card(base: Path, tmp_path: Path):
     assert splits["val"] >= 3
     assert card["errors"]["validation_step_0"]["my"]["energy_mae_mev_per_atom"] > 0
     assert {fit["head"] for fit in card["heads_ranked"]["my"]} == set(load(base).subsets)
-    assert "## Limits" in (to / "card.md").read_text()
+    text = (to / "card.md").read_text()
+    assert "## Limits" in text
+    assert f"from the base's head '{card['heads_ranked']['my'][0]['head']}'" in text
+    assert "30 with an energy, 30 with forces" in text
     assert "<html" in (to / "report.html").read_text()
     assert (to / "doctor.json").is_file()
     assert (to / "best").exists()
@@ -113,6 +116,31 @@ def test_given_files_are_the_splits(base: Path, tmp_path: Path):
     card = json.loads((tmp_path / "run" / "card.json").read_text())
     assert card["data"][0]["splits"] == {"train": 20, "val": 5, "test": 4}
     assert card["errors"]["test"]["train"]["structures"] == 4
+    report, text = ((tmp_path / "run" / name).read_text() for name in ("report.html", "card.md"))
+    assert "Test errors" in report
+    for page in (report, text):
+        assert "by --accept-data" in page
+        assert "held-out structures are copies of training structures" in page
+
+
+def test_marks_of_splits_that_no_file_replaces_are_kept(base: Path, tmp_path: Path):
+    def marked(one: Structure) -> Structure:
+        number = int(one.id.split("/")[-1])
+        return replace(one, split="test" if number < 5 else "val" if number < 8 else "train")
+
+    request = Request(
+        data=xyz(tmp_path / "my.xyz", 30, marked),
+        val=xyz(tmp_path / "val.xyz", 4),
+        to=tmp_path / "run",
+        base=base,
+        accept_data=True,
+        words=SHORT,
+    )
+    config_for(request)
+    counts = np.bincount(Store.open(tmp_path / "run" / "data").index.split, minlength=4)
+    assert counts[TRAIN] == 30 - 5
+    assert counts[VAL] == 4
+    assert counts[TEST] == 5
 
 
 def test_marks_that_leave_nothing_to_train_on_are_left_aside(base: Path, tmp_path: Path):
@@ -134,6 +162,23 @@ def test_data_that_are_surely_wrong_stop_the_run_and_leave_no_data(base: Path, t
     config_for(replace(request, accept_data=True))
 
 
+def test_a_start_that_never_trained_doesnt_lock_the_folder(base: Path, tmp_path: Path):
+    data, to = xyz(tmp_path / "my.extxyz"), tmp_path / "run"
+    request = Request(data, to, base, unlabelled=data, words=SHORT)
+    config_for(request)  # and then it was interrupted
+    config_for(replace(request, data=xyz(tmp_path / "other.extxyz", 20)))
+    assert len(Store.open(to / "data")) == 20
+
+
+def test_a_folder_of_somebody_elses_is_never_replaced(base: Path, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "card.json").write_text("{}")
+    request = Request(xyz(tmp_path / "my.extxyz"), tmp_path, base, words=SHORT)
+    with pytest.raises(ConfigError, match="--to"):
+        config_for(request)
+    assert (tmp_path / "data" / "card.json").exists()
+
+
 def test_a_wrong_word_leaves_no_data(base: Path, tmp_path: Path):
     data, to = xyz(tmp_path / "my.extxyz"), tmp_path / "run"
     with pytest.raises(ConfigError, match="lrate"):
@@ -141,6 +186,27 @@ def test_a_wrong_word_leaves_no_data(base: Path, tmp_path: Path):
     assert not (to / "data").exists()
     assert not (to / "unlabelled").exists()
     assert config_for(Request(data, to, base, words=SHORT)).to == to
+
+
+def test_the_card_says_which_charge_the_model_wasnt_told(base: Path, tmp_path: Path):
+    data = xyz(tmp_path / "my.extxyz")
+    data.write_text(data.read_text().replace("energy=", "charge=1 energy="))
+    finetune(config_for(Request(data, tmp_path / "run", base, words=SHORT)), quiet=True)
+    limits = json.loads((tmp_path / "run" / "card.json").read_text())["limits"]
+    assert any("'charge' is 1, and the model isn't told" in one for one in limits)
+
+
+@pytest.mark.parametrize("label", ["energy", "forces"])
+def test_the_card_says_which_label_wasnt_trained(base: Path, tmp_path: Path, label: str):
+    def without(one: Structure) -> Structure:
+        one = replace(one, forces=None) if label == "forces" else replace(one, energy=None)
+        return replace(one, pbc=np.ones(3, dtype=bool), cell=9 * np.eye(3))
+
+    data = xyz(tmp_path / "my.xyz", 30, without)
+    request = Request(data, tmp_path / "run", base, accept_data=True, words=SHORT)
+    finetune(config_for(request), quiet=True)
+    word = {"energy": "energies", "forces": "forces"}[label]
+    assert f"my was trained without {word}" in (tmp_path / "run" / "card.md").read_text()
 
 
 def test_some_structures_without_forces_are_trained_on_too(base: Path, tmp_path: Path):
@@ -175,6 +241,14 @@ def test_a_time_limit_ends_the_run_with_the_rate_at_its_end(base: Path, tmp_path
     assert rates[-1] < 0.3 * max(rates)
 
 
+def test_a_time_limit_that_is_too_short_says_what_would_do(base: Path, tmp_path: Path):
+    request = Request(xyz(tmp_path / "my.xyz"), tmp_path / "run", base, max_seconds=3.0)
+    with pytest.raises(ConfigError, match=r"3 s are too few.*\n  Give \d+ s or more"):
+        config_for(request)
+    both = replace(request, max_seconds=60.0, words=["train.steps=4"])
+    assert config_for(both).optim.warmup_steps == 3
+
+
 def test_the_head_of_the_same_data_ranks_first(base: Path):
     model = load(base)
     rng = np.random.default_rng(3)
@@ -192,6 +266,47 @@ def test_the_head_of_the_same_data_ranks_first(base: Path):
     assert best.energy_mae == pytest.approx(0, abs=1e-2)
     assert best.forces_mae == pytest.approx(0, abs=1e-2)
     assert best.energy_factor == pytest.approx(1, abs=1e-4)
+
+
+def test_two_broken_records_choose_no_head_and_move_no_reference(base: Path):
+    model = load(base)
+    rng = np.random.default_rng(3)
+    structures = [small_structure(rng, f"x/{n}") for n in range(40)]
+    with torch.no_grad():
+        said = list(predict(model, structures, "both"))
+    labelled = [
+        replace(one, energy=p.energy + 3.0 * one.num_atoms, forces=p.forces)
+        for one, p in zip(structures, said, strict=True)
+    ]
+    zero = Normalisation(np.zeros(119), np.ones(119, dtype=bool), 1.0, 1.0)
+    sound = rank_heads(model, labelled, zero)[0]
+    for number, error in ((4, 5000.0), (20, -3000.0)):
+        one = labelled[number]
+        labelled[number] = replace(one, energy=one.energy + error, forces=one.forces * 1e4)
+    best = rank_heads(model, labelled, zero)[0]
+    assert best.head == sound.head == "both"
+    assert best.score < 1e-2
+    assert best.energy_factor == pytest.approx(1, abs=1e-3)
+    assert best.force_factor == pytest.approx(1, abs=1e-3)
+    assert best.reference_energies == pytest.approx(sound.reference_energies, abs=1e-2)
+
+
+def test_a_head_without_energies_isnt_the_best_for_structures_that_have_some(base: Path):
+    model = load(base)
+    rng = np.random.default_rng(3)
+    structures = [small_structure(rng, f"x/{n}") for n in range(12)]
+    with torch.no_grad():
+        said = list(predict(model, structures, "none"))
+    labelled = [
+        replace(one, energy=p.energy, forces=p.forces)
+        for one, p in zip(structures, said, strict=True)
+    ]
+    zero = Normalisation(np.zeros(119), np.ones(119, dtype=bool), 1.0, 1.0)
+    fits = rank_heads(model, labelled, zero)
+    assert fits[-1].head == "none"
+    assert fits[-1].score == min(fit.score for fit in fits)
+    bare = [replace(one, energy=None) for one in labelled]
+    assert rank_heads(model, bare, zero)[0].head == "none"
 
 
 def test_forces_of_a_few_structures_and_energies_of_all_rank_the_heads(
@@ -253,9 +368,15 @@ def test_a_time_without_a_unit_is_refused():
 
 def test_replayed_heads_are_the_base_before_the_first_step(base: Path, tmp_path: Path):
     to = tmp_path / "run"
-    request = Request(
-        data=xyz(tmp_path / "my.xyz"), to=to, base=base, replay=("both", "none"), words=SHORT
-    )
+
+    def pair(one: Structure) -> Structure:
+        arrays = {
+            name: getattr(one, name)[:2] for name in ("atomic_numbers", "positions", "forces")
+        }
+        return replace(one, **arrays)
+
+    data = xyz(tmp_path / "my.xyz", change=pair)
+    request = Request(data, to, base, replay=("both", "none"), accept_data=True, words=SHORT)
     finetune(config_for(request), quiet=True)
     assert load(to).subsets == ("my", "both", "none")
     card = json.loads((to / "card.json").read_text())
@@ -267,6 +388,7 @@ def test_replayed_heads_are_the_base_before_the_first_step(base: Path, tmp_path:
         assert before[key] == pytest.approx(known[key], rel=1e-4)
     assert "What the old heads forgot" in (to / "card.md").read_text()
     assert "What the old heads forgot" in (to / "report.html").read_text()
+    assert "The largest structure had 2 atoms" in (to / "card.md").read_text()
 
 
 def test_a_subset_that_the_base_never_had_cant_be_replayed(base: Path, tmp_path: Path):
@@ -294,7 +416,9 @@ def test_unlabelled_structures_are_denoised_beside_the_labelled_ones(base: Path,
     assert model.subsets == ("my", "unlabelled")
     assert float(model.force_scale[1]) == pytest.approx(0.1)
     card = json.loads((tmp_path / "run" / "card.json").read_text())
-    assert card["errors"]["validation"]["unlabelled"]["denoising_mae_fair_ang"] > 0
+    noise = card["errors"]["validation"]["unlabelled"]["denoising_mae_fair_ang"]
+    assert noise > 0
+    assert f"{noise:.4f}" in (tmp_path / "run" / "card.md").read_text()
 
 
 def test_an_element_of_one_structure_alone_is_for_training(base: Path, tmp_path: Path):

@@ -5,6 +5,8 @@ import pytest
 from lamm.finetune.rules import (
     FEWEST_STEPS,
     MOST_STEPS,
+    PATIENCE,
+    WARM_UP_TIMED,
     batch_size,
     calm_share,
     choose_recipe,
@@ -63,6 +65,17 @@ def test_warm_up_and_validations_fit_the_length_that_a_user_says(steps: int):
 
 def test_nothing_stops_early_where_the_time_is_given():
     assert choose_recipe(100, 20.0, 96, 5, **KIND, steps=None, timed=True).patience is None
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 1000])
+def test_a_time_limit_beside_a_length_warms_up_within_it(steps: int):
+    recipe = choose_recipe(100, 20.0, 96, 5, **KIND, steps=steps, timed=True)
+    assert recipe.warmup_steps == max(min(WARM_UP_TIMED, steps - 1), 0)
+
+
+def test_a_length_that_a_user_says_isnt_cut_short():
+    assert choose_recipe(100, 20.0, 96, 5, **KIND, steps=4, timed=False).patience is None
+    assert choose_recipe(100, 20.0, 96, 5, **KIND, steps=None, timed=False).patience == PATIENCE
 
 
 def test_few_structures_of_many_elements_are_learnt_slowly_from_scratch():

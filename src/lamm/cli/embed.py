@@ -70,16 +70,15 @@ def embed(
     """Map the representations of atoms (Fig. 8): figures, arrays, measures, interactive page."""
     from lamm.evaluate.chemiscope_page import require_chemiscope
     from lamm.evaluate.embedding import embedding_files, measures, project, write_embedding
+    from lamm.evaluate.extras import CHEMISCOPE, UMAP, require_extras
     from lamm.evaluate.features import atom_features
-    from lamm.evaluate.projection import require_umap
     from lamm.evaluate.style import subset_colours
 
     common.start_logging(quiet=as_json)
     names = ["umap", "pca"] if projection is Projection.both else [projection.value]
     symbols = _symbols(elements)
     check_folder(to, embedding_files(names, page), force)
-    if "umap" in names:
-        require_umap()
+    require_extras(*([UMAP] if "umap" in names else []), *([CHEMISCOPE] if page else []))
     if page:
         require_chemiscope()
     model = _load(checkpoint, device, dtype)

@@ -104,6 +104,8 @@ def evaluate(
             )
         result = _result(checkpoint, where, chosen, source, evaluation)
         results[source.name] = result
+        if evaluation.warning and not as_json:
+            typer.echo(f"note: {source.name}: {evaluation.warning}", err=True)
         is_finite &= evaluation.is_finite
         if to is not None:
             folder = to / source.name if several else to
@@ -131,6 +133,7 @@ def _result(
         "head": head,
         "split": source.split.value,
         "errors": evaluation.errors,
+        "unknown_elements": evaluation.unknown_elements,
     }
     if evaluation.calibration is not None:
         result["energy_uncertainty"] = evaluation.calibration.summary()

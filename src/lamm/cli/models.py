@@ -49,8 +49,12 @@ def models(
 
 def _list(as_json: bool) -> None:
     from lamm.models.presets import PRESETS
+    from lamm.shipped import shipped_models
 
     cards = [_preset_card(name) for name in PRESETS]
+    for card in cards:
+        if card["name"] in shipped_models():
+            card["pre_trained"] = _checkpoint_card(shipped_models()[card["name"]])
     if as_json:
         common.emit_json({"num_subsets": NUM_SUBSETS, "presets": cards})
         return
@@ -84,6 +88,23 @@ def _list(as_json: bool) -> None:
             "as the paper counts",
         ),
         rows,
+    )
+    common.say("")
+    say_table(
+        ("pre-trained, in the package", "outputs", "forces", "parameters"),
+        [
+            (
+                card["name"],
+                str(card["pre_trained"]["num_subsets"]),
+                card["pre_trained"]["config"]["forces"],
+                f"{card['pre_trained']['parameters']:,}",
+            )
+            for card in cards
+            if "pre_trained" in card
+        ],
+    )
+    common.say(
+        "Start from it by its name: `lamm finetune --from NAME`; the others have no weights."
     )
 
 

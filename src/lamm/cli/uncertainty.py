@@ -60,6 +60,7 @@ def uncertainty(
     common.start_logging(quiet=as_json)
     if val is not None and len(data) > 1:
         raise ConfigError("--val goes with one training set. Fit the heads one by one.")
+    _refuse_shipped(checkpoint)
     check_device(device)
     share = _val_fraction(checkpoint, val_fraction)
     pairs = [_sources(one, val, share, most) for one in data]
@@ -96,6 +97,29 @@ def uncertainty(
         )
         common.say(f"  on the held-out ones, {calibration_words(result['calibration'])}")
     common.say(f"-> {path}")
+
+
+def _refuse_shipped(checkpoint: Path) -> None:
+    """Refuse a model that the package ships: the file would lie in the installation.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    from lamm.evaluate.uncertainty import uncertainty_path
+    from lamm.shipped import FOLDER, shipped_models
+
+    path = uncertainty_path(checkpoint).resolve()
+    name = next(
+        (name for name, folder in shipped_models().items() if folder.resolve() in path.parents),
+        None,
+    )
+    if name is not None:
+        raise ConfigError(
+            f"{checkpoint}: a model of the package, and the uncertainty would lie beside it in "
+            f"{FOLDER}/{name}. Expected a run of your own.\n"
+            f"  Fine-tune first: `lamm finetune --from {name} --data FILE --to DIR`, then "
+            "`lamm uncertainty DIR DIR/data`."
+        )
 
 
 def _val_fraction(checkpoint: Path, given: float | None) -> float:

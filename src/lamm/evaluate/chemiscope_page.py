@@ -19,7 +19,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float
 
 from lamm.errors import ConfigError
-from lamm.evaluate.extras import require_extra
+from lamm.evaluate.extras import CHEMISCOPE, require_extras
 from lamm.evaluate.feature_map import group_name, group_of
 from lamm.evaluate.features import AtomFeatures
 from lamm.files import write_text
@@ -35,12 +35,7 @@ def require_chemiscope() -> None:
     Raises:
         ConfigError: it isn't.
     """
-    require_extra(
-        "chemiscope",
-        "chemiscope",
-        "the interactive page",
-        "leave the page out with --no-page",
-    )
+    require_extras(CHEMISCOPE)
     if not (files("chemiscope") / _SCRIPT).is_file():
         raise ConfigError(
             f"this version of chemiscope has no file {_SCRIPT}, which holds its viewer.\n"

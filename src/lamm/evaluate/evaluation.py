@@ -25,7 +25,12 @@ from lamm.evaluate.breakdown import (
 )
 from lamm.evaluate.metrics import ErrorSums
 from lamm.evaluate.parity import Parity
-from lamm.evaluate.predict import EvaluatedBatch, predict_batches
+from lamm.evaluate.predict import (
+    EvaluatedBatch,
+    predict_batches,
+    unknown_elements,
+    unknown_elements_message,
+)
 from lamm.evaluate.rigidity import Calibration
 from lamm.evaluate.uncertainty import EnergyUncertainty, calibration_of
 from lamm.structure import Structure
@@ -67,6 +72,10 @@ class Evaluation:
     """Most labels of any panel; more than `MAX_POINTS` means that the plot shows a part."""
     calibration: Calibration | None
     """How well the energies' uncertainties tell their errors, where both are there."""
+    unknown_elements: list[str]
+    """Symbols of elements that the head wasn't trained on; none for the denoising task."""
+    warning: str
+    """What such elements mean; empty without any."""
 
     @property
     def is_finite(self) -> bool:
@@ -110,6 +119,7 @@ def evaluate_structures(
     parts = ComparisonParts()
     rows: list[dict[str, Any]] = []
     head = model.subsets[column]
+    present: set[int] = set()
     for item in predict_batches(
         model, structures, column, batch_size=batch_size, last_layer=uncertainty is not None
     ):
@@ -119,6 +129,7 @@ def evaluate_structures(
         batch.subset_index = torch.zeros_like(batch.subset_index)  # the one row of the sums
         sums.update(energy, forces, batch, stress)
         parts.add(energy, forces, batch, stress)
+        present |= set(batch.atomic_numbers.unique().tolist())
         rows.extend(_rows(item, energy))
         if uncertainty is not None:
             some = rows[-len(item.structures) :]
@@ -140,8 +151,18 @@ def evaluate_structures(
         errors = {"structures": len(rows)} | overall_errors(comparison) | errors
         by_element, by_size = errors_by_element(comparison), errors_by_size(comparison)
     panels, num_points = _panels(comparison, errors, denoising)
+    unknown = [] if denoising else unknown_elements(model, column, sorted(present))
     return Evaluation(
-        errors, by_element, by_size, comparison, rows, panels, num_points, calibration_of(rows)
+        errors,
+        by_element,
+        by_size,
+        comparison,
+        rows,
+        panels,
+        num_points,
+        calibration_of(rows),
+        unknown,
+        unknown_elements_message(model, column, unknown) if unknown else "",
     )
 
 

@@ -118,6 +118,8 @@ def write_evaluation(to: Path, result: Mapping[str, Any], evaluation: Evaluation
     )
     facts = [(NAMES[key][0], errors[key], NAMES[key][1]) for key in _FACTS if key in errors]
     page.facts([("structures", errors["structures"], words), *facts])
+    if evaluation.warning:
+        page.text(f"Note: {evaluation.warning}")
     is_noise = "denoising_mae_own_ang" in errors
     page.section("Errors", _NOISE_EXPLANATION if is_noise else _EXPLANATION)
     page.table(
@@ -228,6 +230,12 @@ def write_summary(to: Path, result: Mapping[str, Any]) -> None:
     write_json(to / "results.json", result)
     subsets = result["subsets"]
     page = Page("Evaluation by subset", str(result["checkpoint"]))
+    for name, one in subsets.items():
+        if one["unknown_elements"]:
+            page.text(
+                f"Note: {name} has elements that head '{one['head']}' wasn't trained on: "
+                f"{', '.join(one['unknown_elements'])}."
+            )
     page.section("Errors", "Each subset has its own page, `SUBSET/report.html`. " + _EXPLANATION)
     for title, keys in summary_columns(subsets):
         page.table(

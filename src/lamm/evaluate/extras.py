@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import NamedTuple
 
 from lamm.errors import ConfigError
 
 
-def require_extra(module: str, package: str, what: str, otherwise: str) -> None:
-    """Stop where a package of the extra isn't installed.
+class Extra(NamedTuple):
+    """A package of the extra, and how to do without it."""
 
-    Args:
-        module: what is imported.
-        package: its name for pip.
-        what: what needs it.
-        otherwise: what the user may do without it.
+    module: str
+    """What is imported."""
+    package: str
+    """Its name for pip."""
+    what: str
+    """What needs it."""
+    otherwise: str
+    """Options of the command line that leave this out."""
+
+
+UMAP = Extra("umap", "umap-learn", "a map by UMAP", "--projection pca")
+CHEMISCOPE = Extra("chemiscope", "chemiscope", "the interactive page", "--no-page")
+
+
+def require_extras(*extras: Extra) -> None:
+    """Stop where packages of the extra aren't installed, and name all of them.
 
     Raises:
-        ConfigError: it isn't there.
+        ConfigError: one isn't there.
     """
-    if importlib.util.find_spec(module) is None:
+    missing = [one for one in extras if importlib.util.find_spec(one.module) is None]
+    if missing:
+        what = " and ".join(one.what for one in missing)
+        packages = " and ".join(one.package for one in missing)
+        options = " ".join(one.otherwise for one in missing)
         raise ConfigError(
-            f"{what} needs the package {package}, which isn't installed.\n"
-            f"  Install it with `pip install 'lamm[map]'`, or {otherwise}."
+            f"not installed: {packages}, for {what}.\n"
+            f"  Install with `pip install 'lamm[map]'`, or go without: add `{options}`."
         )

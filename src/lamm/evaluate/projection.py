@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lamm.errors import ConfigError
-from lamm.evaluate.extras import require_extra
+from lamm.evaluate.extras import UMAP, require_extras
 
 _BLOCK = 1024
 """Rows of the matrix of distances that are there at once."""
@@ -66,7 +66,7 @@ def require_umap() -> None:
     Raises:
         ConfigError: it isn't.
     """
-    require_extra("umap", "umap-learn", "a map by UMAP", "take --projection pca")
+    require_extras(UMAP)
 
 
 def umap_projection(

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from lamm import __version__
-from lamm.config import FinetuneConfig
+from lamm.config import BEST, FinetuneConfig
 from lamm.data.joint import JointDataset, store_path
 from lamm.data.store import Store
 from lamm.errors import LaMMError
 from lamm.evaluate.curves import read_metrics
 from lamm.evaluate.report import duration, read_run, report_page
 from lamm.files import write_json, write_text
+from lamm.finetune.data import DATA, DOCTOR, label_words
 from lamm.finetune.ranking import HeadFit
+from lamm.finetune.sources import IGNORED_INPUT
 from lamm.models.potential import Potential
 from lamm.train.checkpoint import load
 from lamm.train.distributed import World
@@ -37,6 +41,8 @@ ERRORS = {
     "forces_mae_mev_per_ang": "forces MAE (meV/Å)",
     "forces_rmse_mev_per_ang": "forces RMSE (meV/Å)",
 }
+NOISE = {"denoising_mae_fair_ang": "noise MAE, fair (Å)"}
+"""Of subsets that are denoised; see Fig. 7."""
 
 
 def write_card(
@@ -82,6 +88,7 @@ def write_card(
             "seconds": lines[-1]["seconds"],
             "head": config.head,
             "heads": config.heads,
+            "started_from": _started_from(config, joint, rankings),
             "encoder": config.encoder,
             "lora": None if config.lora is None else config.lora.model_dump(mode="json"),
             "trained_parameters": num_trained,
@@ -96,11 +103,31 @@ def write_card(
             name: {"before": lines[0]["subsets"][name], "after": best["subsets"][name]}
             for name in config.replay
         },
-        "limits": _limits(model, joint),
+        "doctor": _doctor(config, joint),
     }
+    card["limits"] = _limits(config, model, joint, card["doctor"])
     write_json(config.to / CARD_JSON, card)
     write_text(config.to / CARD_TEXT, card_text(card))
     page = report_page([read_run(config.to)])
+    if "test" in errors:
+        page.section("Test errors", "Errors of the best step on structures that chose nothing.")
+        columns = _columns([errors["test"]])
+        page.table(
+            ["Subset", "Structures", *(title[0].upper() + title[1:] for title in columns.values())],
+            [
+                [name, one["structures"], *(one.get(key) for key in columns)]
+                for name, one in errors["test"].items()
+            ],
+            f"Test errors at step {best['step']:,}.",
+        )
+    if card["doctor"] is not None:
+        page.section("The doctor on the data", _doctor_words(card["doctor"]))
+        if card["doctor"]["findings"]:
+            page.table(
+                ["Severity", "Check", "Finding"],
+                [[*one.values()] for one in card["doctor"]["findings"]],
+                "Errors and warnings; `doctor.json` has all findings.",
+            )
     if config.replay:
         page.section("What the old heads forgot", "Validation errors before and after.")
         page.table(
@@ -112,6 +139,45 @@ def write_card(
     page.write(config.to / REPORT)
     logger.info("best model: %s, card: %s, report: %s", config.to / "best", CARD_TEXT, REPORT)
     return card
+
+
+def _started_from(
+    config: FinetuneConfig, joint: JointDataset, rankings: Mapping[str, Sequence[HeadFit]]
+) -> dict[str, str | None]:
+    """The base's head that each output began as; None for those that began anew."""
+    started: dict[str, str | None] = {name: name for name in config.replay}
+    for name in joint.names:
+        named = config.heads.get(name, config.head)
+        if name in rankings:
+            started[name] = rankings[name][0].head if named == BEST else named
+    return {name: started.get(name) for name in joint.names}
+
+
+def _doctor(config: FinetuneConfig, joint: JointDataset) -> JSONDict | None:
+    """Errors and warnings on the prepared data; None where it was another's store."""
+    file, prepared = config.to / DOCTOR, (config.to / DATA).resolve()
+    own = any(subset.store.path.resolve() == prepared for subset in joint.subsets)
+    if not own or not file.is_file():
+        return None
+    said = json.loads(file.read_text(encoding="utf-8"))
+    return {
+        "splits": said.get("splits", ""),
+        "accepted": said.get("accepted", False),
+        "findings": [
+            {key: one[key] for key in ("severity", "check", "title")}
+            for one in said["findings"]
+            if one["severity"] != "note"
+        ],
+    }
+
+
+def _doctor_words(doctor: JSONDict) -> str:
+    """What was found and accepted, in a sentence or two."""
+    kinds = [one["severity"] for one in doctor["findings"]]
+    words = f"{kinds.count('error')} errors, {kinds.count('warning')} warnings"
+    if doctor["accepted"]:
+        words += "; training went on whatever they were, by --accept-data"
+    return words + "."
 
 
 def _ranked(fit: HeadFit) -> JSONDict:
@@ -158,11 +224,16 @@ def _data(joint: JointDataset, number: int) -> JSONDict:
     }
 
 
-def _limits(model: Potential, joint: JointDataset) -> list[str]:
-    """What the model wasn't made for, in sentences."""
-    elements = sorted({symbol for one in joint.subsets for symbol in one.store.card.elements})
+def _limits(
+    config: FinetuneConfig, model: Potential, joint: JointDataset, doctor: JSONDict | None
+) -> list[str]:
+    """What the model wasn't made for, in sentences; of the user's subsets, not of those beside."""
+    own = [
+        one for one in joint.subsets if one.name not in config.replay and one.denoising is None
+    ] or joint.subsets
+    elements = sorted({symbol for one in own for symbol in one.store.card.elements})
     said = ", ".join(elements) if len(elements) <= MOST_ELEMENTS else f"the {len(elements)} above"
-    largest = max(one.store.card.num_atoms.max for one in joint.subsets)
+    largest = max(one.store.card.num_atoms.max for one in own)
     limits = [
         f"Elements other than {said} are outside the fine-tuning data.",
         f"The largest structure had {largest} atoms; interactions end at "
@@ -170,11 +241,29 @@ def _limits(model: Potential, joint: JointDataset) -> list[str]:
         "Errors hold for structures like the held-out ones; other phases, temperatures and "
         "compositions need a check of their own.",
     ]
-    if model.force_head is not None:
+    direct = model.force_head is not None
+    for one in own:
+        rows = one.rows("train")
+        if not np.asarray(one.has_energy[rows]).any():
+            limits.append(
+                f"{one.name} was trained without energies: the energies that it predicts mean "
+                "nothing" + ("." if direct else " but for differences that follow from forces.")
+            )
+        if not np.asarray(one.has_forces[rows]).any():
+            limits.append(
+                f"{one.name} was trained without forces: those that it predicts were compared with "
+                "nothing."
+            )
+    if direct:
         limits.append(
             "Forces are predicted directly: energy isn't conserved exactly in molecular dynamics, "
             "and there is no stress."
         )
+    else:
+        limits.append("Stress isn't trained on, also where the data have it; check it by itself.")
+    for finding in [] if doctor is None else doctor["findings"]:
+        if finding["check"] == IGNORED_INPUT:
+            limits.append(f"{finding['title']}.")
     return limits
 
 
@@ -184,6 +273,7 @@ def card_text(card: JSONDict) -> str:
     names = ", ".join(one["subset"] for one in data)
     encoder = model["config"]["encoder"]
     base = card["base"]
+    columns = _columns(card["errors"].values())
     lines = [
         f"# Model card: {names}",
         "",
@@ -195,13 +285,13 @@ def card_text(card: JSONDict) -> str:
         "",
         "## Errors",
         "",
-        "| subset | split | " + " | ".join(ERRORS.values()) + " |",
-        "| --- | --- |" + " --- |" * len(ERRORS),
+        "| subset | split | " + " | ".join(columns.values()) + " |",
+        "| --- | --- |" + " --- |" * len(columns),
     ]
     for split, subsets in card["errors"].items():
         title = {"validation_step_0": "validation, before the first step"}.get(split, split)
         for name, errors in subsets.items():
-            cells = [_cell(errors.get(key)) for key in ERRORS]
+            cells = [_cell(key, errors.get(key)) for key in columns]
             lines.append(f"| {name} | {title} | " + " | ".join(cells) + " |")
     lines += _forgetting(card["forgetting"])
     lines += ["", "## Data", ""]
@@ -209,9 +299,11 @@ def card_text(card: JSONDict) -> str:
         splits = ", ".join(f"{count:,} {name}" for name, count in one["splits"].items())
         lines.append(
             f"- {one['subset']}: {one['structures']:,} structures ({splits}), "
-            f"{one['atoms']['min']} to {one['atoms']['max']} atoms, {' '.join(one['elements'])}; "
+            f"{label_words(one['labels'])}; {one['atoms']['min']} to {one['atoms']['max']} atoms, "
+            f"{' '.join(one['elements'])}; "
             f"licence: {one['licence'] or 'not said'}"
         )
+    lines += _doctor_lines(card["doctor"])
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in card["limits"])]
     if base:
         licences = sorted(set(base["licences"].values())) or ["not known here"]
@@ -221,13 +313,42 @@ def card_text(card: JSONDict) -> str:
         "",
         "## Settings",
         "",
-        f"Head: {training['head']}; encoder: {_encoder(training)}; "
+        f"{_heads(training['started_from'])}; encoder: {_encoder(training)}; "
         f"{training['trained_parameters']:,} trained parameters; batch size "
         f"{training['batch_size']}; learning rate {optim['lr']:g}; averaged weights "
         f"{optim['ema_decay']:g}; seed {training['seed']}. All of them are in `config.yaml`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _columns(subsets: Iterable[Mapping[str, JSONDict]]) -> dict[str, str]:
+    """Key and title of the errors in a table: that of noise where there is some."""
+    noise = {key for of in subsets for one in of.values() for key in NOISE if key in one}
+    return ERRORS | {key: NOISE[key] for key in NOISE if key in noise}
+
+
+def _doctor_lines(doctor: JSONDict | None) -> list[str]:
+    """How the data were split and what is wrong with them, as Markdown."""
+    if doctor is None:
+        return []
+    lines = [f"- split: {doctor['splits'] or 'nothing is held out'}"]
+    lines += ["", "## What the doctor found in the data", "", _doctor_words(doctor)]
+    if doctor["findings"]:
+        lines.append("")
+    lines += [
+        f"- {one['severity']}: {one['title']} (`{one['check']}`)" for one in doctor["findings"]
+    ]
+    return lines
+
+
+def _heads(started: Mapping[str, str | None]) -> str:
+    """What each output began as."""
+    words = [
+        f"{name} " + (f"from the base's head '{head}'" if head else "anew")
+        for name, head in started.items()
+    ]
+    return f"Start of the outputs: {', '.join(words)}"
 
 
 def _encoder(training: JSONDict) -> str:
@@ -240,7 +361,7 @@ def _encoder(training: JSONDict) -> str:
 
 def forgetting_rows(forgetting: JSONDict) -> list[tuple[str, str, float, float]]:
     """Subset, kind of error, and its value before and after, of each replayed subset."""
-    keys = {**ERRORS, "denoising_mae_fair_ang": "noise MAE (Å)"}
+    keys = ERRORS | NOISE
     return [
         (name, title, one["before"][key], one["after"][key])
         for name, one in forgetting.items()
@@ -260,5 +381,7 @@ def _forgetting(forgetting: JSONDict) -> list[str]:
     return lines
 
 
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if key in NOISE else f"{value:.1f}"

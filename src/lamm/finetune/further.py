@@ -14,6 +14,7 @@ from lamm.data.cards import CardHeader, KeyNames
 from lamm.data.ingest import ingest
 from lamm.data.store import Store
 from lamm.errors import ConfigError, nearest_names
+from lamm.finetune.sources import format_of
 from lamm.train.run import CONFIG, run_config_file
 
 UNLABELLED = "unlabelled"
@@ -32,6 +33,8 @@ class Request:
     preset: str | None = None
     val: Path | None = None
     test: Path | None = None
+    card: Path | None = None
+    """What is known of the files: units, keys (YAML)."""
     head: str | None = None
     """``reset``, ``best`` or a subset of the base; by rule where left out."""
     frozen: bool = False
@@ -107,6 +110,6 @@ def unlabelled_subset(path: Path, to: Path) -> dict[str, Any]:
     if path.is_file():
         store = to / UNLABELLED
         header = CardHeader(name=UNLABELLED, task="denoising", keys=KeyNames(split="none"))
-        ingest("extxyz", [path], store, header)
+        ingest(format_of(path), [path], store, header)
     Store.open(store)
     return {UNLABELLED: {"store": str(store), "denoising": {"std": 0.1}}}

@@ -1,14 +1,15 @@
 """Which pre-training head suits the user's data, and its references and scales there.
 
 Every head predicts the same training structures. Reference energies and one factor for the energies
-and one for the forces are fitted by least squares, as every level of theory has its own zero and,
-within bounds, its own slope; what is then left of the labels ranks the heads.
+and one for the forces are fitted, as every level of theory has its own zero and, within bounds, its
+own slope; what is then left of the labels ranks the heads. Fits and ranks are robust: a few broken
+records neither choose the head nor move the references that training starts from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,13 @@ MAX_FORCES = 48
 each head takes a backward pass."""
 FACTORS = (0.25, 4.0)
 """Bounds of the factors. A head beyond them predicts something else, such as noise."""
+HUBER, ROUNDS = 1.345, 12
+"""Standard deviations beyond which an error counts by its length and not by its square (Huber 1964,
+95 % efficient where errors are normal), and rounds of least squares with new weights."""
+_DEVIATIONS = 1.4826
+"""Standard deviation of a normal distribution over its median absolute value."""
+_LEAST_ERROR = 1e-6
+"""eV/atom or eV/Å; errors below it are rounding, whatever most of the others are."""
 
 
 class HeadFit(NamedTuple):
@@ -42,7 +50,8 @@ class HeadFit(NamedTuple):
     reference_energies: NDArray[np.float64]
     """(119,) eV, fitted to what the head leaves of the energies."""
     score: float
-    """Mean of both errors, each as a share of what references alone leave; below 1 is of use."""
+    """Mean of both median errors, each as a share of what references alone leave; below 1 is of
+    use."""
 
 
 class _Outputs(NamedTuple):
@@ -66,6 +75,9 @@ def rank_heads(
 ) -> list[HeadFit]:
     """All heads of a potential, the best for these structures first.
 
+    Heads that were trained without energies, such as those of the denoising task, come last where
+    the structures have some.
+
     Args:
         model: the base.
         structures: training structures, for instance those of `rows_to_rank`.
@@ -76,7 +88,11 @@ def rank_heads(
         _fit(model, column, name, structures, outputs, normalisation)
         for column, name in enumerate(model.subsets)
     ]
-    return sorted(fits, key=lambda fit: fit.score)
+    knows = model.known_elements.any(dim=1).tolist()
+    without = {name for name, known in zip(model.subsets, knows, strict=True) if not known}
+    return sorted(
+        fits, key=lambda fit: (fit.energy_mae is not None and fit.head in without, fit.score)
+    )
 
 
 def _evenly(count: int, most: int) -> NDArray[np.int64]:
@@ -122,9 +138,11 @@ def _fit(
     shares = []
     force_factor, forces_mae = 1.0, None
     if len(labels):
-        force_factor = _bounded((predicted * labels).sum() / max((predicted**2).sum(), 1e-12))
-        forces_mae = float(np.abs(force_factor * predicted - labels).mean())
-        shares.append(forces_mae / max(float(np.abs(labels).mean()), 1e-12))
+        force_factor = _bounded(_robust(predicted.reshape(-1, 1), labels.reshape(-1))[0])
+        errors = np.abs(force_factor * predicted - labels)
+        forces_mae = float(errors.mean())
+        moved = labels.any(axis=1) | ~labels.any()  # symmetry makes zeros, which say nothing
+        shares.append(_share(errors[moved], np.abs(labels[moved])))
     rows = [row for row, one in enumerate(structures) if one.energy is not None]
     energy_factor, energy_mae = force_factor, None
     references = normalisation.reference_energies
@@ -140,7 +158,7 @@ def _fit(
         left = energy - counts @ references - energy_factor * own
         energy_mae = float(np.abs(left / size).mean())
         alone = rest - counts @ _references(counts, rest, size)
-        shares.append(energy_mae / max(float(np.abs(alone / size).mean()), 1e-12))
+        shares.append(_share(np.abs(left / size), np.abs(alone / size)))
     return HeadFit(
         name,
         None if energy_mae is None else 1000 * energy_mae,
@@ -150,6 +168,11 @@ def _fit(
         references,
         float(np.mean(shares)) if shares else float("inf"),
     )
+
+
+def _share(errors: NDArray[np.float64], whole: NDArray[np.float64]) -> float:
+    """The median of errors over that of what there was to tell."""
+    return float(np.median(errors)) / max(float(np.median(whole)), 1e-12)
 
 
 def _bounded(factor: float) -> float:
@@ -163,20 +186,38 @@ def _slope(
     size: NDArray[np.float64],
 ) -> float:
     """The factor of the head's energies in a fit together with references, both per atom."""
-    own_left = own - counts @ _references(counts, own, size)
-    rest_left = rest - counts @ _references(counts, rest, size)
-    return float((own_left * rest_left / size**2).sum() / max((own_left**2 / size**2).sum(), 1e-12))
+    used = counts.any(axis=0)
+    return float(_robust(np.column_stack((counts[:, used], own)) / size[:, None], rest / size)[-1])
 
 
 def _references(
     counts: NDArray[np.float64], energy: NDArray[np.float64], size: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(119,) least squares of the energy per atom; zero for elements that aren't there."""
+    """(119,) fitted to the energy per atom; zero for elements that aren't there."""
     used = counts.any(axis=0)
     result = np.zeros(counts.shape[1])
-    solution = np.linalg.lstsq(counts[:, used] / size[:, None], energy / size, rcond=1e-10)[0]
-    result[used] = solution
+    result[used] = _robust(counts[:, used] / size[:, None], energy / size)
     return result
+
+
+def _robust(design: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients (k,) of a linear fit in which large errors count by their length (Huber).
+
+    Least squares again and again, each time with the weights that the last errors give.
+
+    Args:
+        design: (n, k).
+        target: (n,).
+    """
+    weight: NDArray[np.float64] = np.ones(len(target))
+    solution: NDArray[np.floating[Any]] = np.zeros(design.shape[1])
+    for _ in range(ROUNDS):
+        root = np.sqrt(weight)
+        solution = np.linalg.lstsq(design * root[:, None], target * root, rcond=1e-10)[0]
+        error = np.abs(target - design @ solution)
+        limit = max(HUBER * _DEVIATIONS * float(np.median(error)), _LEAST_ERROR)
+        weight = limit / np.maximum(error, limit)
+    return np.asarray(solution, dtype=np.float64)
 
 
 def take_over(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import shutil
 import time
@@ -66,11 +67,17 @@ def config_for(request: Request) -> FinetuneConfig:
             "  Go on with it by --resume, or choose another folder with --to."
         )
     old = further_subsets(request)
-    store = prepare_data(
-        request.data, request.to, val=request.val, test=request.test, seed=_seed(said)
+    prepared = prepare_data(
+        request.data,
+        request.to,
+        val=request.val,
+        test=request.test,
+        card=request.card,
+        seed=_seed(said),
     )
+    store = prepared.store
     try:
-        check_data(store, request.to, accept=request.accept_data)
+        check_data(prepared, request.to, accept=request.accept_data)
         mapping = _with_further(request, _mapping(request, store, model, said), store, old)
         if request.max_seconds is not None:
             left = _time_left(request.max_seconds, time.monotonic() - request.begun)
@@ -142,8 +149,10 @@ def _time_left(limit: float, used: float) -> float:
     left = limit * (1 - AFTER_SHARE) - AFTER - used
     if left < LEAST_SECONDS:
         raise ConfigError(
-            f"--max-time: preparing the data and judging the model take {limit - left:.0f} s of "
-            f"the {limit:.0f} s. Give more."
+            f"--max-time: {limit:.0f} s are too few. Preparing the data took {used:.0f} s, test "
+            f"errors, card and report are given {limit - left - used:.0f} s, and training needs "
+            f"{LEAST_SECONDS:.0f} s at least.\n"
+            f"  Give {math.ceil((used + AFTER + LEAST_SECONDS) / (1 - AFTER_SHARE)) + 1} s or more."
         )
     return round(left, 1)
 

@@ -135,10 +135,11 @@ def choose_recipe(
         elements: how many the training structures have.
         conservative: whether forces are the energy's gradient.
         from_scratch: whether nothing was learnt before.
-        steps: the length, where the user says it.
+        steps: the length, where the user says it; then nothing stops early, as it was asked for.
         timed: whether a time limit sets the length; then nothing stops early, as the time is there.
     """
     size = batch_size(num_train, mean_atoms)
+    stops_early = steps is None and not timed
     if steps is None:
         steps = min(max(PASSES * num_train // size, FEWEST_STEPS), MOST_STEPS)
     # The average reaches over about a twentieth of the run: its weights forget the start in time.
@@ -151,9 +152,9 @@ def choose_recipe(
         clip_norm=CLIP_NORM,
         encoder_lr_factor=1.0,
         # Adam's second moments need some steps to settle; a short time has no more to spare.
-        warmup_steps=WARM_UP_TIMED if timed else min(WARM_UP, steps // 20),
+        warmup_steps=max(min(WARM_UP_TIMED, steps - 1), 0) if timed else min(WARM_UP, steps // 20),
         ema_decay=ema,
         steps=steps,
         validate_every=max(steps // VALIDATIONS, 1),
-        patience=None if timed else PATIENCE,
+        patience=PATIENCE if stops_early else None,
     )

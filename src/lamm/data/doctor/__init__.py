@@ -138,15 +138,18 @@ def _examine_one(
             progress(name, done, len(store))
 
     survey = take_survey(name, store, look, tell)
-    local = local_evidence(survey)
+    extreme, _ = forces.extreme()
+    usual = survey.without(extreme) if len(extreme) else survey
+    local = local_evidence(usual)
     has_forces = store.card.label_counts.get("forces", 0) > 0
     relaxed = store.card.task.startswith("IS2RE")
     # IS2RE's energies are those of another geometry, which no force of this one leads to.
     pairs = None
     if has_forces and not relaxed:
         length = local.bond if local.bond is not None and np.isfinite(local.bond) else None
-        pairs = neighbouring_pairs(survey, length)
-    of_units = list(unit_findings(survey, fit, local, pairs))
+        pairs = neighbouring_pairs(usual, length)
+    rms = forces.usual if len(extreme) else store.card.force_scale
+    of_units = list(unit_findings(usual, fit, local, pairs, rms))
     wrong = {one.check for one in of_units if one.severity is not Severity.note}
     # Energies or lengths in a wrong unit can't be held against the stress.
     stress = (

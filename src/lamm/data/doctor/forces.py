@@ -23,6 +23,9 @@ NET_SHARE = 0.1
 """Net force over the sum of the forces' lengths; forces of DFT on a grid reach 0.01."""
 NET_FORCE = 0.1
 """eV/Å; a smaller net force is rounding or grid, whatever its share."""
+EXTREME, LEAST_USUAL = 50, 0.2
+"""A force this many times the usual one, the median over structures of their rms, is a broken
+record; and eV/Å, below which no force counts as usual, as sets of relaxed structures have few."""
 _SURROUNDINGS = 5.0
 
 
@@ -35,6 +38,9 @@ class ForceFaults:
         self._zero_rows: list[int] = []
         self._held_rows: list[int] = []
         self.num_zero = self.num_held = 0
+        self._rows: list[NDArray[np.int64]] = []
+        self._rms: list[NDArray[np.float32]] = []
+        self._largest: list[NDArray[np.float32]] = []
 
     def look(self, block: Block) -> None:
         """Take a block in."""
@@ -46,6 +52,9 @@ class ForceFaults:
         zero = (lengths == 0) & free
         num_zero, num_free = block.sum(zero.astype(np.int64)), block.sum(free.astype(np.int64))
         rms = np.sqrt(block.sum(lengths**2) / block.sizes)
+        self._rows.append(block.rows[labelled])
+        self._rms.append(rms[labelled].astype(np.float32))
+        self._largest.append(block.max(lengths)[labelled].astype(np.float32))
         all_zero = labelled & (num_zero == num_free) & (block.sizes > 1) & (num_free > 0)
         isolated = ~block.periodic
         self.all_zero.add(block.rows[all_zero & isolated])
@@ -81,9 +90,37 @@ class ForceFaults:
         if bad.any():
             self.torque.add(block.rows[bad], float(torque[bad].max()))
 
+    @property
+    def usual(self) -> float:
+        """eV/Å; the median over structures of the rms length of their forces."""
+        return float(np.median(np.concatenate(self._rms))) if self._rms else 0.0
+
+    def extreme(self) -> tuple[NDArray[np.int64], float]:
+        """Rows with a force that is far beyond the usual one, and the largest of all, in eV/Å."""
+        if not self._rows:
+            return np.zeros(0, dtype=np.int64), 0.0
+        largest = np.concatenate(self._largest)
+        beyond = largest > EXTREME * max(self.usual, LEAST_USUAL)
+        return np.concatenate(self._rows)[beyond], float(largest.max())
+
     def findings(self, survey: Survey) -> Iterator[Finding]:
         """What was found."""
         store = survey.store
+        extreme, largest = self.extreme()
+        if len(extreme):
+            rows = Rows()
+            rows.add(extreme, largest)
+            yield _finding(
+                survey,
+                "forces.extreme",
+                Severity.warning,
+                rows,
+                f"{rows.count:,} structures have a force over {EXTREME} times the usual "
+                f"{self.usual:.3g} eV/Å, of up to {largest:.3g} eV/Å",
+                "Atoms that nearly touch, a calculation that didn't converge, or a broken record. "
+                "What is said of units is said without them.",
+                "Look at these records, and leave out what isn't meant.",
+            )
         zero = [row for row in self._zero_rows if _without_reason(store[row])]
         self.all_zero.add(zero)
         held = [row for row in self._held_rows if _without_reason(store[row])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,19 @@ class Kept:
     def __len__(self) -> int:
         return len(self.row)
 
+    def without(self, rows: NDArray[np.int64]) -> Kept:
+        """The same but for some rows of the store."""
+        left = ~np.isin(self.row, rows)
+        return Kept(
+            self.row[left],
+            self.composition[left],
+            self.order[left],
+            self.lengths[left],
+            self.forces[left],
+            self.energy[left],
+            self.share,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Survey:
@@ -48,6 +61,16 @@ class Survey:
     kept: Kept
     sample_rows: NDArray[np.int64]
     sample: list[Structure]
+
+    def without(self, rows: NDArray[np.int64]) -> Survey:
+        """What it were if some rows of the store weren't there."""
+        left = ~np.isin(self.sample_rows, rows)
+        return replace(
+            self,
+            kept=self.kept.without(rows),
+            sample_rows=self.sample_rows[left],
+            sample=[one for one, stays in zip(self.sample, left, strict=True) if stays],
+        )
 
 
 def take_survey(

@@ -137,9 +137,21 @@ def _tighter_per_atom(fit: EnergyFit) -> bool:
 
 
 def unit_findings(
-    survey: Survey, fit: EnergyFit | None, local: LocalEvidence, pairs: Pairs | None
+    survey: Survey,
+    fit: EnergyFit | None,
+    local: LocalEvidence,
+    pairs: Pairs | None,
+    rms: float | None,
 ) -> Iterator[Finding]:
-    """What all evidence together says of the units."""
+    """What all evidence together says of the units.
+
+    Args:
+        survey: the store.
+        fit: its energies.
+        local: its bonds.
+        pairs: its neighbouring configurations.
+        rms: size of its forces, eV/Å.
+    """
     name = survey.name
     has_forces = survey.store.card.label_counts.get("forces", 0) > 0
     length = _length_factor(local)
@@ -152,7 +164,6 @@ def unit_findings(
     stiff = _stiffness_factor(local) if length is None else None
     found = list(_verdict(survey, scale, work, stiff, length or 1.0, local))
     yield from found
-    rms = survey.store.card.force_scale
     if has_forces and not found and rms is not None and not FORCE_RANGE[0] < rms < FORCE_RANGE[1]:
         yield Finding(
             check="units.magnitude",
@@ -237,7 +248,7 @@ def _verdict(
         if scale is not None and scale.certain and scale.factor != 1.0:
             yield _energies(name, scale.factor, scale.certain, work, "as are the forces")
         elif stiff is not None and stiff != 1.0:
-            yield _forces(name, stiff, "bonds are that stiff; energies are off alike", ROUGH)
+            yield _by_stiffness(name, stiff, local, "; energies are off alike")
         return
     if slope is not None and work is not None:
         yield from _disagreement(name, slope, scale, work, stiff)
@@ -245,8 +256,7 @@ def _verdict(
     if scale is not None and scale.factor != 1.0:
         yield _energies(name, scale.factor, scale.certain, None, "")
     if stiff is not None and stiff != 1.0:
-        evidence = f"bonds are {stiff:.3g} times as stiff as they usually are, to a factor of 2.5"
-        yield _forces(name, stiff, evidence, ROUGH)
+        yield _by_stiffness(name, stiff, local, "")
 
 
 def _disagreement(
@@ -322,6 +332,28 @@ def _forces(name: str, factor: float, evidence: str, within: float = 0.5) -> Fin
         f"{factors.explain(factor, factors.FORCES, within)}",
         meaning=f"Evidence: {evidence}.",
         advice="Set `units.forces` in the card and ingest again.",
+        numbers={"factor": factor},
+    )
+
+
+def _by_stiffness(name: str, factor: float, local: LocalEvidence, remark: str) -> Finding:
+    """By the stiffness of bonds alone: certain where forces follow it, and by a known factor."""
+    evidence = (
+        f"bonds are {factor:.3g} times as stiff as they usually are, to a factor of 2.5{remark}"
+    )
+    known = factors.nearest(factor, factors.FORCES, ROUGH) is not None
+    if known and abs(local.correlation) > CLEAR_CORRELATION:
+        return _forces(name, factor, evidence, ROUGH)
+    return Finding(
+        check="units.forces",
+        severity=Severity.warning,
+        store=name,
+        title=f"forces are about {factor:.2g} times what a stretch of bonds usually gives"
+        + (f": {factors.explain(factor, factors.FORCES, ROUGH)}" if known else ""),
+        meaning=f"Evidence: {evidence}. Structures at rest, or so symmetric that hardly a force is "
+        "left, look alike.",
+        advice="Compare one record with its source by hand; `units.forces` in the card sets the "
+        "unit.",
         numbers={"factor": factor},
     )
 
