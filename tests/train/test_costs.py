@@ -19,12 +19,14 @@ from lamm.config import read_run_config
 from lamm.data.joint import JointDataset
 from lamm.errors import BadAnswerError, ConfigError
 from lamm.models.potential import build
+from lamm.train import budget as budgets
 from lamm.train import preflight
 from lamm.train.batches import most_neighbors
+from lamm.train.budget import with_costs
 from lamm.train.checkpoint import read_state
 from lamm.train.costs import COSTS, Prior, fit, peak_bytes, read_costs, sample_parts, save_costs
 from lamm.train.distributed import World
-from lamm.train.preflight import measured, settle_balance, with_costs
+from lamm.train.preflight import measured, settle_balance
 from lamm.train.run import pretrain
 from small import small_config
 
@@ -217,12 +219,12 @@ def test_all_ranks_have_the_batch_size_of_the_one_with_least_memory(config, join
 
 def test_ranks_share_the_memory_of_their_own_host_alone(config, joint, monkeypatch):
     model = build(config.model, joint.names, seed=0)
-    monkeypatch.setattr(preflight, "free_bytes", lambda _: 16e9)
-    monkeypatch.setattr(preflight, "resident_bytes", lambda *_: 0)
+    monkeypatch.setattr(budgets, "free_bytes", lambda _: 16e9)
+    monkeypatch.setattr(budgets, "resident_bytes", lambda *_: 0)
     auto = BalanceConfig(memory="auto")
     of_eight = World(3, 64, CPU, local_size=8)
-    assert preflight.memory_of(auto, model, of_eight) == pytest.approx(0.9 * 16e9 / 8)
-    assert preflight.memory_of(auto, model, World(3, 64, torch.device("cuda"), 8)) == 0.9 * 16e9
+    assert budgets.memory_of(auto, model, of_eight) == pytest.approx(0.9 * 16e9 / 8)
+    assert budgets.memory_of(auto, model, World(3, 64, torch.device("cuda"), 8)) == 0.9 * 16e9
 
 
 def test_costs_of_another_device_are_measured_anew(config, joint, caplog):
@@ -305,19 +307,19 @@ def test_batches_are_as_large_as_speed_gains_from_and_memory_holds(config, joint
     save_costs(costs, config.to)
     trial = budget(config, batch_size="auto")
     index = joint.plan_index(most_neighbors(joint, model.graph_config), 0.5)
-    atoms = preflight.mean_of_uses(index, joint, joint.num_atoms[as_array(index.ids)])
-    uses = int(preflight.uses_of(index, joint).sum())
+    atoms = budgets.mean_of_uses(index, joint, joint.num_atoms[as_array(index.ids)])
+    uses = int(budgets.uses_of(index, joint).sum())
 
-    monkeypatch.setattr(preflight, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(budgets, "FEWEST_STEPS", 1)
     fast = fast_batch_size(1.0, 0.01 * atoms)
     assert fast * 0.01 * atoms >= 0.9 * (1 + fast * 0.01 * atoms) > 0.5 * fast * 0.01 * atoms
     found = settle_balance(trial, model, joint, ALONE)
     assert found.structures_per_rank == min(fast, uses)
-    monkeypatch.setattr(preflight, "FEWEST_STEPS", uses // 2)
+    monkeypatch.setattr(budgets, "FEWEST_STEPS", uses // 2)
     assert settle_balance(trial, model, joint, ALONE).structures_per_rank == 2
-    monkeypatch.setattr(preflight, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(budgets, "FEWEST_STEPS", 1)
     little = costs.resident + costs.bytes.base + 2e5
-    monkeypatch.setattr(preflight, "memory_of", lambda *_: little)
+    monkeypatch.setattr(budgets, "memory_of", lambda *_: little)
     by_memory = settle_balance(trial, model, joint, ALONE).structures_per_rank
     assert by_memory < fast
     same = settle_balance(budget(config, memory=f"{little / 1e6:.6f}MB"), model, joint, ALONE)

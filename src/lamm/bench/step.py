@@ -28,9 +28,10 @@ from lamm.data.joint import JointDataset
 from lamm.errors import BadAnswerError, ConfigError, nearest_names
 from lamm.models.potential import Potential, build
 from lamm.train.batches import most_neighbors
+from lamm.train.budget import with_costs
 from lamm.train.costs import StepCosts, hold_here, read_costs
 from lamm.train.distributed import World
-from lamm.train.preflight import measured, rank_sizes, with_costs
+from lamm.train.preflight import measured, rank_sizes
 from lamm.typing import JSONDict
 
 DEFAULT_PLANNERS = ("random", "greedy", "paper", "balanced")
