@@ -56,7 +56,7 @@ def test_one_label_alone_is_warned_of_with_the_numbers_that_arent_used(
 ):
     names = {"energy": "E_dft", "forces": "forces"}
     data = renamed(tmp_path / "my.extxyz", structures(), names, config_type="bulk")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="lamm"):
         check_data(prepare_data(data, tmp_path / "run"), tmp_path / "run", accept=True)
     assert "no structure has an energy; numbers that aren't used: 'E_dft'. " in caplog.text
     assert "keys: {energy: E_dft}" in caplog.text
@@ -131,7 +131,7 @@ def test_our_own_split_is_said_once_and_not_held_against_the_data(
         for one in [first] * 40
     ]
     data = xyz(tmp_path / "my.xyz", [replace(one, id=f"frame-{n}") for n, one in enumerate(frames)])
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="lamm"):
         prepared = prepare_data(data, tmp_path / "run")
         check_data(prepared, tmp_path / "run", accept=True)
     assert (prepared.store.index.split == VAL).any()

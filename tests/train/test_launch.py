@@ -83,7 +83,7 @@ def test_what_srun_did_not_start_is_alone_and_says_so(shell, caplog):
     environment = {name: value for name, value in variables.items() if value is not None}
     place = find_place(environment)
     assert place.size == 1
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="lamm"):
         warn_of_unused_tasks(place, environment)
     assert "srun lamm" in caplog.text
 
@@ -115,7 +115,7 @@ def test_mpirun_in_a_slurm_job_counts_before_the_step_of_its_daemons(variables, 
     assert place.launcher.startswith("mpirun")
     assert place[1:3] == (rank, 4)
     assert (place.address, place.port) == ("gpu017", 20000 + 4567)  # the same on every host
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="lamm"):
         warn_of_unused_tasks(place, environment)
     assert not caplog.text
 
