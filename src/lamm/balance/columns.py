@@ -187,6 +187,14 @@ def _rounded(value: Any, shift: int) -> Any:
     return (value + ((1 << shift) >> 1)) >> shift
 
 
+def spread_places(size: int, most: int) -> Int64[np.ndarray, " places"]:
+    """At most so many places of a column, evenly spread from its first to its last."""
+    places: Int64[np.ndarray, " places"] = np.unique(
+        np.linspace(0, size - 1, most).astype(np.int64)
+    )
+    return places
+
+
 def as_array(column: Shaped[np.ndarray, " size"] | Column) -> Shaped[np.ndarray, " size"]:
     """All of a column."""
     return column if isinstance(column, np.ndarray) else column[np.arange(len(column))]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
 from lamm.balance.balanced import balanced
-from lamm.balance.columns import Column
+from lamm.balance.columns import Column, spread_places
 from lamm.balance.planners import Planner, greedy, paper, paper_shuffled, random_order
 from lamm.balance.uses import BatchShape, EpochUses, PlanIndex, Window
 from lamm.balance.windows import EpochWindows
@@ -255,7 +255,7 @@ def planner_advice(planner: str, ranks: int, mini_batch_size: int, index: PlanIn
     per_rank = mini_batch_size / ranks
     if planner != "balanced" or ranks == 1:
         return None
-    some = np.unique(np.linspace(0, len(index) - 1, COSTS_LOOKED_AT).astype(np.int64))
+    some = spread_places(len(index), COSTS_LOOKED_AT)
     cost = index.cost[some] / index.cost[some].mean()
     if per_rank < FEW_STRUCTURES:
         found = f"{per_rank:.3g} structures per rank are too few"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lamm.balance.columns import spread_places
 from lamm.balance.metrics import step_imbalance
 from lamm.balance.plan import (
     PLAN_VERSION,
@@ -104,7 +105,7 @@ class Schedule:
         The structures are told from others by the subsets' names and sizes and by the ids and costs
         of some of them.
         """
-        some = np.unique(np.linspace(0, len(self.index) - 1, _TOLD_BY).astype(np.int64))
+        some = spread_places(len(self.index), _TOLD_BY)
         text = hashlib.blake2b(digest_size=16)
         text.update("\n".join(self.joint.names).encode())
         for array in (self.index.subset_offsets, self.index.ids[some], self.index.cost[some]):
