@@ -28,6 +28,12 @@ def test_temperature_2_gives_table_2():
         assert ours == pytest.approx(published, abs=tolerance), name
 
 
+def test_weights_multiply_what_the_sizes_give():
+    assert temperature_sizes([400, 100], 2.0).tolist() == [400, 200]
+    assert temperature_sizes([400, 100], 2.0, [1.0, 0.25]).tolist() == [400, 50]
+    assert temperature_sizes([400, 100], 2.0, [2.0, 1e-6]).tolist() == [800, 1]
+
+
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=12))
 def test_temperature_1_keeps_the_sizes(sizes):
     assert temperature_sizes(sizes, 1.0).tolist() == sizes

@@ -10,6 +10,8 @@ import pytest
 import torch
 from ase.io import write
 
+from lamm.balance.uses import uses_of
+from lamm.data.joint import JointDataset
 from lamm.data.references import Normalisation
 from lamm.data.splits import TEST, TRAIN, VAL
 from lamm.data.store import Store
@@ -389,6 +391,30 @@ def test_replayed_heads_are_the_base_before_the_first_step(base: Path, tmp_path:
     assert "What the old heads forgot" in (to / "card.md").read_text()
     assert "What the old heads forgot" in (to / "report.html").read_text()
     assert "The largest structure had 2 atoms" in (to / "card.md").read_text()
+
+
+def test_replayed_structures_are_used_as_often_as_the_users_own(base: Path, tmp_path: Path):
+    own = {"data": xyz(tmp_path / "my.xyz"), "base": base, "accept_data": True, "words": SHORT}
+    alone = config_for(Request(to=tmp_path / "alone", **own))
+    config = config_for(Request(to=tmp_path / "run", replay=("all",), **own))
+    joint = JointDataset(config.data, config.seed)
+    uses = uses_of(joint.plan_index(8, 0.5), config.data.sampling)
+    assert joint.names[0] == "my"
+    assert uses[1:].sum() == pytest.approx(uses[0], abs=1)
+    assert config.balance.batch_size == 2 * alone.balance.batch_size
+
+
+def test_a_weight_that_the_user_says_holds(base: Path, tmp_path: Path):
+    words = [*SHORT, "data.subsets.both.sampling_weight=3"]
+    request = Request(
+        xyz(tmp_path / "my.xyz"),
+        tmp_path / "run",
+        base,
+        replay=("both",),
+        accept_data=True,
+        words=words,
+    )
+    assert config_for(request).data.subsets["both"].sampling_weight == 3
 
 
 def test_a_subset_that_the_base_never_had_cant_be_replayed(base: Path, tmp_path: Path):

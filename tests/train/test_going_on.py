@@ -81,6 +81,7 @@ def test_a_plan_of_the_ranks_is_not_gone_on_with_by_others(tmp_path: Path):
         ({"seed": 7}, r"other settings of `seed`"),
         ({"data": {"sampling": {"temperature": 1.0}}}, "other settings of `data.sampling"),
         ({"data": {"max_train_structures": 20}}, "other settings of `data` "),
+        ({"data": {"subsets": {"both": {"sampling_weight": 2}}}}, "other settings of `data` "),
         ({"balance": {"planner": "random"}}, "into an epoch that 'balanced' planned"),
     ],
 )

@@ -38,6 +38,8 @@ class PlanIndex:
     has_forces: Bool[np.ndarray, " _"] | Column
     num_atoms: Integer[np.ndarray, " _"] | Column | None = None
     """Atoms of each structure, by which `paper` sorts; where left out it sorts by cost."""
+    sampling_weights: tuple[float, ...] | None = None
+    """Factor on the uses of each subset in an epoch; 1 where left out."""
 
     def __post_init__(self) -> None:
         lengths = {
@@ -155,6 +157,12 @@ class Window:
     """Structures of each step and rank."""
 
 
+def uses_of(index: PlanIndex, sampling: SamplingConfig) -> Int64[np.ndarray, " subsets"]:
+    """Uses of each subset in an epoch, N_i'."""
+    sizes = np.diff(index.subset_offsets)
+    return temperature_sizes(sizes, sampling.temperature, index.sampling_weights)
+
+
 class EpochUses:
     """Which structures an epoch uses, one use after another."""
 
@@ -163,12 +171,11 @@ class EpochUses:
     ) -> None:
         self.index = index
         self.seed, self.epoch = seed, epoch
-        sizes = np.diff(index.subset_offsets)
-        self.sizes = temperature_sizes(sizes, sampling.temperature)
+        self.sizes = uses_of(index, sampling)
         """(D,) uses of each subset in an epoch, N_i'."""
         self.streams = tuple(
             SubsetStream(int(size), key_of("stream", seed, subset))
-            for subset, size in enumerate(sizes)
+            for subset, size in enumerate(np.diff(index.subset_offsets))
         )
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
         """(D + 1,) uses of the subsets before each one."""

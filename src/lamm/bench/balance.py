@@ -25,8 +25,9 @@ from lamm.balance.cost import COST_UNIT, likely_edges, structure_cost
 from lamm.balance.metrics import plan_metrics
 from lamm.balance.plan import PLANNERS, Plan, PlanIndex, plan_epoch
 from lamm.balance.population import Counts, population
+from lamm.balance.uses import uses_of
 from lamm.bench.timing import provenance
-from lamm.data.sampling import SamplingConfig, temperature_sizes
+from lamm.data.sampling import SamplingConfig
 from lamm.errors import ConfigError, DataError, nearest_names
 
 SERIES_STEPS = 200
@@ -295,7 +296,7 @@ def at_equal_memory(
             **{name: result[name] for name in kept},
         }
 
-    uses = int(temperature_sizes(np.diff(index.subset_offsets), sampling.temperature).sum())
+    uses = int(uses_of(index, sampling).sum())
     low, high = (min(times * ranks * batch_size, uses) for times in (1, _LARGEST))
     found = of(low)
     if found["peak_load"] > peak_load:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from lamm.balance.columns import (
     Column,
@@ -86,6 +86,8 @@ class SubsetConfig(Frozen):
     """Noise of a subset that is trained without labels; a card with task 'denoising' implies it."""
     max_atoms: PositiveInt | None = None
     """Leave larger structures out (the paper leaves out those of ODAC23 above 300 atoms)."""
+    sampling_weight: PositiveFloat = 1.0
+    """Factor on how many of its structures an epoch uses, beside what `sampling` says of sizes."""
 
 
 class DataConfig(Frozen):
@@ -246,6 +248,11 @@ class JointDataset:
             ]
         )
 
+    @property
+    def sampling_weights(self) -> tuple[float, ...]:
+        """Factor on the uses of each subset in an epoch."""
+        return tuple(self.config.subsets[name].sampling_weight for name in self.names)
+
     def _column(self, name: str) -> Joined:
         return Joined([getattr(subset.store.index, name) for subset in self.subsets])
 
@@ -322,6 +329,7 @@ class JointDataset:
             num_atoms=Joined(
                 [picked(subset.store.index.num_atoms, some) for subset, some in parts]
             ),
+            sampling_weights=self.sampling_weights,
         )
 
     def structure(self, joint_id: int, noise_draw: int = FIXED_NOISE) -> Structure:

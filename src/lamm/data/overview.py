@@ -95,14 +95,18 @@ class Overview:
         return sum(getattr(subset, entry) for subset in self.subsets)
 
 
-def make_overview(subsets: Sequence[SubsetOverview], temperature: float) -> Overview:
+def make_overview(
+    subsets: Sequence[SubsetOverview], temperature: float, weights: Sequence[float] | None = None
+) -> Overview:
     """The table of subsets whose `num_sampled` is still to be found (Sec. 3.1).
 
     Args:
         subsets: rows; what they have as `num_sampled` is ignored.
         temperature: T of the temperature sampling.
+        weights: factor on the uses of each subset; 1 where left out.
     """
-    sampled = temperature_sizes([subset.num_train for subset in subsets], temperature).tolist()
+    sizes = [subset.num_train for subset in subsets]
+    sampled = temperature_sizes(sizes, temperature, weights).tolist()
     rows = (replace(one, num_sampled=uses) for one, uses in zip(subsets, sampled, strict=True))
     return Overview(tuple(rows), temperature)
 
@@ -125,7 +129,7 @@ def joint_overview(joint: JointDataset, temperature: float | None = None) -> Ove
     chosen = joint.config.sampling.temperature if temperature is None else temperature
     limits = [joint.config.subsets[name].max_atoms for name in joint.names]
     rows = [_subset_row(subset, limit) for subset, limit in zip(joint.subsets, limits, strict=True)]
-    return make_overview(rows, chosen)
+    return make_overview(rows, chosen, joint.sampling_weights)
 
 
 def _store_row(card: DatasetCard) -> SubsetOverview:

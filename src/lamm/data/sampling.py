@@ -26,11 +26,13 @@ class SamplingConfig(Frozen):
 
 
 def temperature_sizes(
-    sizes: Sequence[int] | Integer[np.ndarray, " subsets"], temperature: float
+    sizes: Sequence[int] | Integer[np.ndarray, " subsets"],
+    temperature: float,
+    weights: Sequence[float] | None = None,
 ) -> Int64[np.ndarray, " subsets"]:
     r"""How many structures of each subset an epoch uses (Sec. 3.1, Table 2's last column).
 
-    .. math:: N_i' = N_{\max} \left( N_i / N_{\max} \right)^{1/T}
+    .. math:: N_i' = w_i N_{\max} \left( N_i / N_{\max} \right)^{1/T}
 
     rounded to whole structures, at least one of a subset that isn't empty. Decimal arithmetic makes
     the rounding the same on every machine.
@@ -38,18 +40,22 @@ def temperature_sizes(
     Args:
         sizes: structures in each subset, N_i.
         temperature: T.
+        weights: w_i, a factor on the uses of each subset; 1 where left out, as in the paper.
 
     Returns:
-        N_i' of each subset; the largest keeps its size, an empty one stays empty.
+        N_i' of each subset; the largest keeps its size by T alone, an empty one stays empty.
     """
     counts = [int(size) for size in sizes]
     largest = max(counts, default=0)
+    factors = [1.0] * len(counts) if weights is None else weights
     with localcontext() as context:
         context.prec = 50
         exponent = 1 / Decimal(str(temperature))
         used = [
-            max(1, round(largest * (Decimal(count) / largest) ** exponent)) if count else 0
-            for count in counts
+            max(1, round(largest * (Decimal(count) / largest) ** exponent * Decimal(str(factor))))
+            if count
+            else 0
+            for count, factor in zip(counts, factors, strict=True)
         ]
     return np.array(used, dtype=np.int64)
 

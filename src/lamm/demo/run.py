@@ -54,7 +54,8 @@ def best(series: Series) -> float:
 def subset_rows(joint: JointDataset) -> list[dict[str, Any]]:
     """The rows of Table 2 for a joint data set."""
     sizes = [len(subset.rows("train")) for subset in joint.subsets]
-    sampled = temperature_sizes(np.array(sizes), joint.config.sampling.temperature)
+    temperature = joint.config.sampling.temperature
+    sampled = temperature_sizes(sizes, temperature, joint.sampling_weights)
     rows = []
     for subset, size, with_sampling in zip(joint.subsets, sizes, sampled, strict=True):
         card = subset.store.card

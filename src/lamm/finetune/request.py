@@ -12,12 +12,19 @@ from typing import Any
 import numpy as np
 
 from lamm.config import BEST, RESET, FinetuneConfig, override
+from lamm.data.joint import DataConfig, JointDataset
+from lamm.data.sampling import temperature_sizes
 from lamm.data.splits import TRAIN
 from lamm.data.store import Store
 from lamm.errors import ConfigError, LaMMError
 from lamm.finetune.data import check_data, prepare_data
 from lamm.finetune.further import UNLABELLED, Request, further_subsets, unlabelled_subset
-from lamm.finetune.rules import MAX_VAL, choose_recipe
+from lamm.finetune.rules import (
+    MAX_VAL,
+    batch_size_with_further,
+    choose_recipe,
+    further_weight,
+)
 from lamm.finetune.run import resumed_config
 from lamm.models.presets import ModelConfig, resolve_model
 from lamm.schema import parse
@@ -137,7 +144,36 @@ def _with_further(
     data = mapping["data"] | shares
     data["subsets"] = data["subsets"] | further
     replayed = [name for name in further if name != UNLABELLED]
-    return mapping | {"data": data, "replay": replayed}
+    whole = mapping | {"data": data, "replay": replayed}
+    return _with_shares(request, whole, store.card.name) if further else whole
+
+
+def _with_shares(request: Request, mapping: dict[str, Any], own: str) -> dict[str, Any]:
+    """The configuration in which further subsets are used as often as the user's own, together."""
+    data = parse(DataConfig, override(mapping, request.words)["data"], "command line")
+    joint = JointDataset(data, seed=0)
+    sizes = [len(subset.training_rows()) for subset in joint.subsets]
+    uses = dict(
+        zip(joint.names, map(int, temperature_sizes(sizes, data.sampling.temperature)), strict=True)
+    )
+    further = sum(count for name, count in uses.items() if name != own)
+    weight = further_weight(uses[own], further)
+    size = batch_size_with_further(
+        mapping["balance"]["batch_size"], uses[own], round(weight * further)
+    )
+    subsets = {
+        name: entry if name == own else {**entry, "sampling_weight": weight}
+        for name, entry in mapping["data"]["subsets"].items()
+    }
+    logger.info(
+        "replayed and unlabelled structures: %.2g for each of the data's own; batch size %d",
+        weight * further / uses[own],
+        size,
+    )
+    return mapping | {
+        "data": mapping["data"] | {"subsets": subsets},
+        "balance": mapping["balance"] | {"batch_size": size},
+    }
 
 
 def _time_left(limit: float, used: float) -> float:

@@ -76,6 +76,29 @@ def batch_size(num_train: int, mean_atoms: float) -> int:
     return max(1, min(by_atoms, MOST_STRUCTURES, max(num_train // SHARE_OF_EPOCH, 1)))
 
 
+def further_weight(own: int, further: int) -> float:
+    """Factor on the uses of replayed and unlabelled subsets: together no more than the user's own.
+
+    A few hundred structures among ten thousand of pre-training would hardly be trained on.
+
+    Args:
+        own: uses of the user's structures in an epoch.
+        further: uses of the other subsets by their sizes alone.
+    """
+    return min(1.0, round(own / further, 6)) if further else 1.0
+
+
+def batch_size_with_further(size: int, own: int, further: int) -> int:
+    """Structures of a mini-batch with as many of the user's own as one of `size` alone has.
+
+    Args:
+        size: by `batch_size`.
+        own: uses of the user's structures in an epoch.
+        further: uses of the other subsets, weighted.
+    """
+    return round(size * (own + further) / own)
+
+
 def learning_rate(
     channels: int, conservative: bool, from_scratch: bool, share: float = 1.0
 ) -> float:

@@ -110,6 +110,9 @@ class Schedule:
         text.update("\n".join(self.joint.names).encode())
         for array in (self.index.subset_offsets, self.index.ids[some], self.index.cost[some]):
             text.update(array.astype("<i8").tobytes())
+        weights = self.joint.sampling_weights
+        if set(weights) != {1.0}:
+            text.update(repr(weights).encode())
         return {
             "version": PLAN_VERSION,
             "planner": self.balance.planner,

@@ -13,9 +13,8 @@ from lamm.balance.columns import as_array
 from lamm.balance.cost import COST_UNIT, PEAK_MARGIN, fast_batch_size, largest_batch_size
 from lamm.balance.plan import PlanIndex, epoch_windows
 from lamm.balance.settings import AUTO, DEFAULT_BATCH_SIZE, BalanceConfig, parse_bytes
-from lamm.balance.uses import Window
+from lamm.balance.uses import Window, uses_of
 from lamm.data.joint import JointDataset
-from lamm.data.sampling import temperature_sizes
 from lamm.errors import ConfigError
 from lamm.models.potential import Potential
 from lamm.train.batches import most_neighbors
@@ -146,7 +145,7 @@ def useful_size(
     """Structures per rank beyond which a step isn't faster per structure, or an epoch too short."""
     seconds = structure_sums(index, joint, costs.seconds, limit)
     fast = fast_batch_size(costs.seconds.base, mean_of_uses(index, joint, seconds))
-    of_epoch = int(uses_of(index, joint).sum()) // (world.size * FEWEST_STEPS)
+    of_epoch = int(uses_of(index, joint.config.sampling).sum()) // (world.size * FEWEST_STEPS)
     return max(min(max(fast, DEFAULT_BATCH_SIZE), of_epoch), 1)
 
 
@@ -169,14 +168,9 @@ def structure_sums(
     return found
 
 
-def uses_of(index: PlanIndex, joint: JointDataset) -> NDArray[np.int64]:
-    """How many structures of each subset an epoch uses."""
-    return temperature_sizes(np.diff(index.subset_offsets), joint.config.sampling.temperature)
-
-
 def mean_of_uses(index: PlanIndex, joint: JointDataset, values: NDArray[Any]) -> float:
     """Mean over the structures that an epoch uses, as often as it does."""
-    uses = uses_of(index, joint)
+    uses = uses_of(index, joint.config.sampling)
     sums = np.add.reduceat(values.astype(np.float64), index.subset_offsets[:-1])
     sizes = np.diff(index.subset_offsets)
     return float((sums / sizes * uses).sum() / uses.sum())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lamm.balance.metrics import plan_metrics
 from lamm.balance.plan import Plan, epoch_windows, join_windows, planner_advice
 from lamm.balance.settings import BalanceConfig
+from lamm.balance.uses import uses_of
 from lamm.config import RunConfig, TrainingConfig
 from lamm.data.joint import JointDataset
 from lamm.errors import ConfigError
@@ -23,7 +24,7 @@ from lamm.loss import LabelCounts
 from lamm.models.potential import Potential, build, count_parameters
 from lamm.runtime import tune_cpu
 from lamm.train.batches import most_neighbors
-from lamm.train.budget import WINDOWS_LOOKED_AT, memory_of, uses_of, with_costs
+from lamm.train.budget import WINDOWS_LOOKED_AT, memory_of, with_costs
 from lamm.train.checkpoint import TrainState
 from lamm.train.costs import (
     Prior,
@@ -210,7 +211,7 @@ def look_ahead(
         with replaced_file(to) as temporary:
             part.save(temporary)
     steps = config.train.num_steps(epoch.num_steps)
-    uses = uses_of(index, joint)
+    uses = uses_of(index, joint.config.sampling)
     result: dict[str, Any] = {
         "subsets": {
             name: {"structures": int(count), "uses": int(used)}

@@ -34,7 +34,7 @@ PLANNERS_OF_RANKS = ("paper", "paper_shuffled")
 MOST_SAID = 4
 """Subsets whose validation errors have room in a line."""
 KEPT = {
-    "structures": "`data` (its subsets, splits or filters)",
+    "structures": "`data` (its subsets, splits, filters or weights)",
     "temperature": "`data.sampling.temperature`",
     "seed": "`seed`",
 }
