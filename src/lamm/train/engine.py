@@ -111,7 +111,7 @@ def train(
 
             if config.max_seconds and state.step % config.log_every == 0:
                 pace.estimate(state.step, pace.seconds())
-                pace.agree(world.largest(pace.num_steps))
+                pace.agree(world.largest(pace.num_steps), world.largest(pace.fewest_between))
                 bar.expect(pace.num_steps)
             last = state.step >= pace.num_steps
             reports = state.step % config.log_every == 0 or last

@@ -8,13 +8,16 @@ from lamm.train.recipe import TrainConfig
 
 VALIDATIONS = 10
 """Validations of a run whose configuration doesn't say how often."""
+VALIDATION_SHARE, FEWEST_VALIDATIONS = 0.1, 3
+"""Share of a time limit that they may take, and how many there are however long they take."""
 
 
 class Pace:
     """The length of a run; under a time limit it is estimated anew whenever ranks report.
 
-    Learning rate and validations follow `num_steps`, so a cosine ends when the time does. Between
-    reports the estimate doesn't change, and all ranks take the largest of theirs (`agree`).
+    Learning rate and validations follow `num_steps`, so a cosine ends when the time does. Where
+    validation takes long there are fewer. Between reports the estimates don't change, and all ranks
+    take the largest of theirs (`agree`).
     """
 
     def __init__(
@@ -31,6 +34,8 @@ class Pace:
         self.most = config.num_steps(steps_per_epoch)
         self.num_steps = self.most
         self.limit = config.max_seconds
+        self.fewest_between = 1
+        """Steps that a validation has to wait for, so that all of them take little of the time."""
         self._validate_every = config.validate_every
         self._begin, self._begin_step, self._before = time.perf_counter(), step, seconds
         self._last_validation, self._reserve = step, 0.0
@@ -41,7 +46,7 @@ class Pace:
     @property
     def validate_every(self) -> int:
         """Steps between validations."""
-        return self._validate_every or max(self.num_steps // VALIDATIONS, 1)
+        return self._validate_every or max(self.num_steps // VALIDATIONS, self.fewest_between)
 
     def validates(self, step: int) -> bool:
         """Whether to validate after this many steps."""
@@ -71,7 +76,9 @@ class Pace:
         per_step = max(seconds - self._before, 1e-9) / done
         left = max(self.limit - seconds - self._reserve, 0.0)
         self.num_steps = min(step + int(left / per_step), self.most)
+        cheap = int(self._reserve / (VALIDATION_SHARE * per_step))
+        self.fewest_between = max(min(cheap, self.num_steps // FEWEST_VALIDATIONS), 1)
 
-    def agree(self, num_steps: int) -> None:
-        """Take the number of steps that all ranks take."""
-        self.num_steps = num_steps
+    def agree(self, num_steps: int, fewest_between: int) -> None:
+        """Take the estimates that all ranks take."""
+        self.num_steps, self.fewest_between = num_steps, fewest_between
