@@ -109,6 +109,7 @@ def test_wrong_requests_leave_nothing_behind(lamm: Call, home: Path) -> None:
         ((small, "--head", "first", "--val-fraction", 0.3), "no training structure"),
         ((few, "--head", "first", "--val-fraction", 0.3), "to calibrate the uncertainty on"),
         ((first, "--head", "third"), "third"),
+        ((first, "--head", "first", "--val", first), "the training structures themselves"),
     ]
     for words, message in requests:
         status, _, err = lamm("uncertainty", model, *words)

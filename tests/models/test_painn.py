@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from awkward import AWKWARD, CUTOFF
 from lamm.graph import GraphBatch, edge_vectors
 from lamm.models import ModelConfig, painn
-from lamm.models.painn import PaiNN, PaiNNConfig
+from lamm.models.painn import BLOCK, PaiNN, PaiNNConfig, block_pairs
 from lamm.models.potential import _forces_and_stress
 
 
@@ -251,3 +251,11 @@ def test_weights_start_as_the_original_starts_them():
         elif "net" in name or "filter" in name or "mix" in name:
             bound = (6 / sum(parameter.shape)) ** 0.5
             assert 0.95 * bound < parameter.abs().max() <= bound, name
+
+
+def test_few_pairs_are_cut_into_some_blocks_and_many_into_blocks_that_fit_the_cache():
+    most = BLOCK // 96
+    assert block_pairs(10**6, 96) == most
+    assert block_pairs(5 * (most - 7), 96) == most - 7
+    assert block_pairs(10, 96) == most // 3
+    assert block_pairs(10**6, 4096) == 32

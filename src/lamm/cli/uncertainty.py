@@ -139,7 +139,11 @@ def _val_fraction(checkpoint: Path, given: float | None) -> float:
 
 
 def _sources(data: str, val: str | None, val_fraction: float, most: int) -> tuple[Source, Source]:
-    """Training structures and held-out ones."""
+    """Training structures and held-out ones.
+
+    Raises:
+        ConfigError: both are the same.
+    """
     if val is None:
         return (
             labelled_source(data, Split.train, val_fraction, most=most),
@@ -147,10 +151,17 @@ def _sources(data: str, val: str | None, val_fraction: float, most: int) -> tupl
         )
     from lamm.data.joint import store_path
 
+    held_out = _held_out(val)
+    if held_out is Split.all and store_path(val).resolve() == store_path(data).resolve():
+        raise ConfigError(
+            f"--val {val}: the training structures themselves, on which errors are too small to "
+            "calibrate by. Expected structures that the model wasn't trained on; leave the option "
+            "out where the data names its splits."
+        )
     split = Split.all if store_path(data).is_file() else Split.train
     return (
         labelled_source(data, split, val_fraction, most=most),
-        labelled_source(val, _held_out(val), most=most),
+        labelled_source(val, held_out, most=most),
     )
 
 

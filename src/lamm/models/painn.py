@@ -30,6 +30,10 @@ SHORTEST_EDGE = 1e-6
 
 BLOCK = 65536
 """Pairs times channels that are worked on at a time, so that they stay in the cache."""
+FEWEST_BLOCKS = 5
+"""Blocks of a batch with few pairs: the shorter the range of distances that a block has, the fewer
+Gaussians it meets, down to a third of `BLOCK`, below which it takes longer to go from one to the
+next."""
 
 
 class PaiNNConfig(Frozen):
@@ -224,7 +228,13 @@ class PaiNN(nn.Module):
         if not in_pairs:
             return edges
         steps = distance.detach() * ((self.config.num_radial - 1) / self.config.cutoff)
-        return group_pairs(edges, steps, max(BLOCK // self.config.channels, 32), given)
+        return group_pairs(edges, steps, block_pairs(len(first), self.config.channels), given)
+
+
+def block_pairs(num_pairs: int, channels: int) -> int:
+    """Pairs that are worked on at a time."""
+    most = max(BLOCK // channels, 32)
+    return max(min(most, -(-num_pairs // FEWEST_BLOCKS)), most // 3)
 
 
 def first_of_pair(batch: GraphBatch) -> Tensor:
