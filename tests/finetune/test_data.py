@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import write
 
@@ -147,3 +148,33 @@ def test_charges_that_the_model_isnt_told_are_warned_of(
     check_data(prepare_data(data, tmp_path / "run"), tmp_path / "run", accept=True)
     assert "'charge' is -1, and the model isn't told" in caplog.text
     assert "'spin'" not in caplog.text
+
+
+def lone(symbol: str, box: float | None, energy: float) -> Atoms:
+    """An isolated atom, in vacuum or in a box of its own."""
+    atoms = Atoms(symbol) if box is None else Atoms(symbol, cell=[box] * 3, pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((1, 3)))
+    return atoms
+
+
+def test_isolated_atoms_are_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    few = [lone("H", None, -13.6), lone("O", 9.0, -2040.0), lone("O", 20.0, -2040.0)]
+    crystal = lone("Cu", 2.6, -1.0)  # one atom whose images are its neighbours
+    write(tmp_path / "my.extxyz", [*few, crystal, *(one.to_atoms() for one in structures())])
+    to = tmp_path / "run"
+    with caplog.at_level(logging.INFO, logger="lamm"):
+        prepared = prepare_data(tmp_path / "my.extxyz", to)
+        check_data(prepared, to, accept=True)
+    store = prepared.store
+    assert len(store) == 31
+    assert int((store.index.num_atoms == 1).sum()) == 1
+    assert "3 structures of isolated atoms are left out" in caplog.text
+    findings = json.loads((to / "doctor.json").read_text())["findings"]
+    assert [one["count"] for one in findings if one["check"] == "structures.isolated"] == [3]
+
+
+def test_isolated_atoms_alone_are_no_data(tmp_path: Path):
+    write(tmp_path / "my.extxyz", [lone("H", None, -13.6), lone("H", 30.0, -13.6)])
+    with pytest.raises(DataError, match="has an atom a neighbour"):
+        prepare_data(tmp_path / "my.extxyz", tmp_path / "run")
+    assert not (tmp_path / "run" / "data").exists()

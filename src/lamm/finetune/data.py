@@ -22,6 +22,7 @@ from lamm.data.writer import CARD
 from lamm.errors import ConfigError, DataError
 from lamm.files import write_json
 from lamm.finetune.further import UNLABELLED
+from lamm.finetune.isolated import without_isolated
 from lamm.finetune.rules import held_out_shares
 from lamm.finetune.sources import CARD_TAIL, Source, check_labels, open_source, plain_name
 from lamm.train.run import CONFIG
@@ -93,6 +94,10 @@ def prepare_data(
             name: open_source(path, Path(scratch) / name, header) for name, path in given.items()
         }
         findings = [finding for source in sources.values() for finding in check_labels(source)]
+        for name, source in list(sources.items()):
+            kept = Path(scratch) / f"{name}-kept"
+            sources[name], found = without_isolated(source, kept, _header(source))
+            findings += found
         splits = _splits(sources, seed)
         with StoreWriter(target, _header(sources["train"])) as writer:
             for name, source in sources.items():
