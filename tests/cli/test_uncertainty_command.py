@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import pyarrow.parquet as pq
 import pytest
 
 from lamm.cli.main import run
@@ -65,6 +66,11 @@ def test_fitted_uncertainties_are_used_by_the_other_verbs(lamm: Call, home: Path
     found = json.loads(out)["subsets"]
     assert found["first"]["energy_uncertainty"] == first["calibration"]
     assert "energy_uncertainty" not in found["second"]
+    assert found["first"]["forces_uncertainty"]["atoms"] > 60
+    assert (to / "first" / "calibration_forces.csv").is_file()
+    atoms = pq.read_table(to / "first" / "atoms.parquet")
+    assert atoms.num_rows == found["first"]["forces_uncertainty"]["atoms"]
+    assert min(atoms["force_uncertainty"].to_pylist()) > 0
     assert (to / "first" / "calibration.csv").is_file()
     assert not (to / "second" / "calibration.csv").exists()
     assert "miscalibration" in (to / "first" / "report.html").read_text()
@@ -82,6 +88,7 @@ def test_fitted_uncertainties_are_used_by_the_other_verbs(lamm: Call, home: Path
     assert (status, json.loads(out)["uncertainty"]) == (0, True), err
     atoms = ase.io.read(home / "out.extxyz", ":")
     assert all(one.info["energy_uncertainty"] > 0 for one in atoms)
+    assert all((one.arrays["forces_uncertainty"] > 0).all() for one in atoms)
 
 
 def test_an_uncertainty_of_other_weights_is_refused_and_can_be_fitted_anew(

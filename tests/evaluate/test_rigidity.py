@@ -92,9 +92,24 @@ def test_one_extreme_error_does_not_decide() -> None:
     )
 
 
+def test_components_that_share_a_deviation_are_as_many_errors_of_their_own() -> None:
+    rng = np.random.default_rng(8)
+    widths, gram, _ = problem(rng, 40, 1.0, 0.1)
+    held_out = rng.normal(size=(50, FEATURES)) * widths
+    errors = rng.normal(size=(50, 3))
+    together = fit_rigidity(gram, held_out, errors)
+    apart = fit_rigidity(gram, np.repeat(held_out, 3, axis=0), errors.reshape(-1))
+    np.testing.assert_allclose(together.factor, apart.factor, rtol=1e-9)
+    sigma = together.sigma(held_out)
+    found = calibration(errors, sigma)
+    other = calibration(errors.reshape(-1), np.repeat(sigma, 3))
+    assert found[2:5] == pytest.approx(other[2:5])
+    assert (found.size, other.size) == (50, 150)
+
+
 def test_what_cannot_be_calibrated_is_refused() -> None:
     gram, rows = np.eye(3), np.ones((20, 3))
-    with pytest.raises(DataError, match="9 structures to calibrate"):
+    with pytest.raises(DataError, match="9 structures or atoms to calibrate"):
         fit_rigidity(gram, rows[:9], np.ones(9))
     with pytest.raises(DataError, match="most predictions are exact"):
         fit_rigidity(gram, rows, np.zeros(20))

@@ -28,7 +28,7 @@ from lamm.evaluate.predict import (
     unknown_elements,
     unknown_elements_message,
 )
-from lamm.evaluate.uncertainty import EnergyUncertainty, find_uncertainty
+from lamm.evaluate.uncertainty import Uncertainty, find_uncertainty
 from lamm.models.potential import Potential
 from lamm.typing import PathLike
 
@@ -46,7 +46,8 @@ class LaMMCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and, with gradient forces and a cell, stress (eV/Å³).
 
     With an uncertainty (`lamm uncertainty`) ``results["energy_uncertainty"]`` is the standard
-    deviation of the energy in eV.
+    deviation of the energy in eV, and ``results["forces_uncertainty"]`` (N,) that of the components
+    of each atom's force in eV/Å.
 
     The neighbour list is made anew at every call, so atoms may move, appear or vanish between
     calls.
@@ -59,7 +60,7 @@ class LaMMCalculator(Calculator):
         *,
         device: str | torch.device = "cpu",
         dtype: Literal["float32", "float64"] | None = None,
-        uncertainty: EnergyUncertainty | PathLike | Literal[False] | None = None,
+        uncertainty: Uncertainty | PathLike | Literal[False] | None = None,
         **keywords: Any,
     ) -> None:
         """Take a potential, or load one.
@@ -99,6 +100,8 @@ class LaMMCalculator(Calculator):
             self.implemented_properties.append("stress")
         if self.uncertainty is not None:
             self.implemented_properties.append("energy_uncertainty")
+            if self.uncertainty.heads[self.head].forces is not None:
+                self.implemented_properties.append("forces_uncertainty")
         super().__init__(**keywords)  # type: ignore[no-untyped-call]
         self.ignored_changes = {"initial_charges", "initial_magmoms"}
         self.parameters.update({"head": self.head, "device": str(device)})
@@ -149,6 +152,8 @@ class LaMMCalculator(Calculator):
             self.results["stress"] = result.stress
         if result.energy_uncertainty is not None:
             self.results["energy_uncertainty"] = result.energy_uncertainty
+        if result.forces_uncertainty is not None:
+            self.results["forces_uncertainty"] = result.forces_uncertainty
 
     def _warn(self, atoms: Atoms) -> None:
         """Say once for each element that the head doesn't know it."""
@@ -163,16 +168,16 @@ def _uncertainty(
     source: Potential | PathLike,
     potential: Potential,
     head: str,
-    wanted: EnergyUncertainty | PathLike | Literal[False] | None,
-) -> EnergyUncertainty | None:
+    wanted: Uncertainty | PathLike | Literal[False] | None,
+) -> Uncertainty | None:
     """The uncertainty that was given, or the one beside the checkpoint if it knows the head."""
     if wanted is False or (wanted is None and isinstance(source, Potential)):
         return None
     if wanted is None:
         found = find_uncertainty(cast("PathLike", source), potential)
-        return found if found is not None and head in found.rigidities else None
-    if not isinstance(wanted, EnergyUncertainty):
-        wanted = EnergyUncertainty.load(wanted, potential)
+        return found if found is not None and head in found.heads else None
+    if not isinstance(wanted, Uncertainty):
+        wanted = Uncertainty.load(wanted, potential)
     wanted.require(head)
     return wanted
 

@@ -31,7 +31,7 @@ from lamm.errors import ConfigError
 
 if TYPE_CHECKING:
     from lamm.evaluate.evaluation import Evaluation
-    from lamm.evaluate.uncertainty import EnergyUncertainty
+    from lamm.evaluate.uncertainty import Uncertainty
 
 
 def evaluate(
@@ -137,16 +137,16 @@ def _result(
     }
     if evaluation.calibration is not None:
         result["energy_uncertainty"] = evaluation.calibration.summary()
+    if evaluation.force_calibration is not None:
+        result["forces_uncertainty"] = evaluation.force_calibration.summary("atoms")
     if evaluation.by_size:
         result |= {"by_element": evaluation.by_element, "by_size": evaluation.by_size}
     return result
 
 
-def _known(
-    uncertainty: EnergyUncertainty | None, head: str, source: Source
-) -> EnergyUncertainty | None:
+def _known(uncertainty: Uncertainty | None, head: str, source: Source) -> Uncertainty | None:
     """The uncertainty, if it knows the head and there are energies."""
-    if uncertainty is None or source.denoising or head not in uncertainty.rigidities:
+    if uncertainty is None or source.denoising or head not in uncertainty.heads:
         return None
     return uncertainty
 
@@ -204,9 +204,14 @@ def _check_folders(to: Path, names: Sequence[str], force: bool) -> None:
 
 
 def calibration_words(numbers: Mapping[str, Any]) -> str:
-    """How well energies' uncertainties tell their errors, in a line."""
+    """How well uncertainties of energies, or of atoms' forces, tell their errors, in a line."""
+    of = (
+        f"the forces on {numbers['atoms']:,} atoms"
+        if "atoms" in numbers
+        else f"{numbers['structures']:,} energies"
+    )
     return (
-        f"uncertainty of {numbers['structures']:,} energies: Spearman {numbers['spearman']:.2f}, "
+        f"uncertainty of {of}: Spearman {numbers['spearman']:.2f}, "
         f"miscalibration area {numbers['miscalibration_area']:.3f}, "
         f"{numbers['within_one_sigma']:.0%} of errors within one sigma (normal: 68%), "
         f"{numbers['within_two_sigma']:.0%} within two (95%)"
@@ -225,8 +230,9 @@ def _say(results: Mapping[str, dict[str, Any]], to: Path | None) -> None:
         )
         table = error_table(result["errors"])
         say_table(("error", "value", "unit"), [(name, f"{v:.4g}", unit) for name, unit, v in table])
-        if "energy_uncertainty" in result:
-            common.say(calibration_words(result["energy_uncertainty"]))
+        for key in ("energy_uncertainty", "forces_uncertainty"):
+            if key in result:
+                common.say(calibration_words(result[key]))
     else:
         present = [key for _, keys in summary_columns(results) for key in keys]
         keys = [key for key in present if "_mae_" in key or key == "force_cosine"]

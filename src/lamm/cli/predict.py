@@ -38,7 +38,8 @@ def predict(
     """Predict for every structure of a file; write an extended XYZ file in eV and Å.
 
     Labels that the file had are kept as reference_energy, reference_forces, reference_stress. With
-    `lamm uncertainty` fitted, energy_uncertainty is the standard deviation of each energy.
+    `lamm uncertainty` fitted, energy_uncertainty is the standard deviation of each energy, and the
+    column forces_uncertainty that of the components of each atom's force.
     """
     import numpy as np
 
@@ -77,7 +78,10 @@ def predict(
             is_finite &= all(bool(np.isfinite(value).all()) for value in values.values())
             sigma = result.energy_uncertainty
             added = info if sigma is None else info | {"energy_uncertainty": sigma}
-            write(with_results(one, values, added))
+            written = with_results(one, values, added)
+            if result.forces_uncertainty is not None:
+                written.arrays["forces_uncertainty"] = result.forces_uncertainty
+            write(written)
     if as_json:
         common.emit_json(
             {"to": to, "structures": len(atoms), "atoms": len(numbers), "finite": is_finite}

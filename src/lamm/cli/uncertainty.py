@@ -1,4 +1,4 @@
-"""``lamm uncertainty``: fit how uncertain a model's energies are, and keep it beside the model."""
+"""``lamm uncertainty``: fit how sure a model is of energies and forces, and keep it beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lamm.cli.structures import Checkpoint, Device, Head, check_device, counting
 from lamm.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from lamm.evaluate.uncertainty import EnergyUncertainty
+    from lamm.evaluate.uncertainty import Calibrations, HeadUncertainty, Uncertainty
     from lamm.models.potential import Potential
 
 
@@ -48,11 +48,11 @@ def uncertainty(
     device: Device = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
-    """Fit the uncertainty of energies by last-layer prediction rigidity (LLPR).
+    """Fit the uncertainty of energies and forces by last-layer prediction rigidity (LLPR).
 
     Training structures give the covariance of the last layer's features, held-out ones scale and
-    regularisation. The file lies beside the model, where evaluate, predict and the calculator find
-    it. Energies only: forces have no uncertainty.
+    regularisation; for forces, their atoms do. The file lies beside the model, where evaluate,
+    predict and the calculator find it.
     """
     from lamm.evaluate.uncertainty import fit_uncertainty, uncertainty_path
     from lamm.train.checkpoint import load
@@ -76,7 +76,7 @@ def uncertainty(
     for name, (training, held_out) in zip(heads, pairs, strict=True):
         total = training.count + held_out.count
         with counting(f"fitting '{name}'", total, "structures", visible=not as_json) as show:
-            rigidity, record, calibration = fit_uncertainty(
+            found, calibrations = fit_uncertainty(
                 model,
                 name,
                 training.structures,
@@ -84,8 +84,8 @@ def uncertainty(
                 batch_size=batch_size,
                 progress=show,
             )
-        fitted.rigidities[name], fitted.records[name] = rigidity, record
-        results[name] = record._asdict() | {"calibration": calibration.summary()}
+        fitted.heads[name] = found
+        results[name] = _as_json(found, calibrations)
     fitted.save(path)
     if as_json:
         common.emit_json({"to": path, "heads": results})
@@ -96,7 +96,33 @@ def uncertainty(
             f"{result['calibration_structures']:,} held-out structures"
         )
         common.say(f"  on the held-out ones, {calibration_words(result['calibration'])}")
+        if result["forces"] is None:
+            common.say("  no uncertainty of forces: labels are missing in training or held out")
+        else:
+            common.say(f"  and {calibration_words(result['forces']['calibration'])}")
     common.say(f"-> {path}")
+
+
+def _as_json(found: HeadUncertainty, calibrations: Calibrations) -> dict[str, Any]:
+    """What was fitted for one head and how well it fits, as JSON can hold it."""
+    energy, forces = found
+    result: dict[str, Any] = {
+        "training_structures": energy.training,
+        "calibration_structures": energy.calibration,
+        "scale_ev_per_atom": energy.rigidity.scale,
+        "regularisation": energy.rigidity.regularisation,
+        "calibration": calibrations.energy.summary(),
+        "forces": None,
+    }
+    if forces is not None and calibrations.forces is not None:
+        result["forces"] = {
+            "training_atoms": forces.training,
+            "calibration_atoms": forces.calibration,
+            "scale_ev_per_ang": forces.rigidity.scale,
+            "regularisation": forces.rigidity.regularisation,
+            "calibration": calibrations.forces.summary("atoms"),
+        }
+    return result
 
 
 def _refuse_shipped(checkpoint: Path) -> None:
@@ -176,13 +202,13 @@ def _held_out(val: str) -> Split:
     return Split.val if named else Split.all
 
 
-def _present(path: Path, model: Potential) -> EnergyUncertainty:
+def _present(path: Path, model: Potential) -> Uncertainty:
     """What was fitted for other heads of this model; nothing where it was for another model."""
-    from lamm.evaluate.uncertainty import EnergyUncertainty, fingerprint
+    from lamm.evaluate.uncertainty import Uncertainty, fingerprint
 
     if path.exists():
         try:
-            return EnergyUncertainty.load(path, model)
+            return Uncertainty.load(path, model)
         except CheckpointError as error:
             typer.echo(f"note: {error}\n  It is replaced.", err=True)
-    return EnergyUncertainty(fingerprint(model))
+    return Uncertainty(fingerprint(model))

@@ -51,6 +51,8 @@ class Comparison:
     """(atoms, 3) eV/Å, or Å where it is noise."""
     force_error: NDArray[np.float32]
     """(atoms, 3), likewise."""
+    force_sigma: NDArray[np.float32]
+    """(atoms,) standard deviation of the components, in eV/Å; (0,) where none is known."""
     stress_row: NDArray[np.int64]
     """(stresses,)"""
     stress_label: NDArray[np.float64]
@@ -68,10 +70,17 @@ _EMPTY: dict[str, tuple[type, tuple[int, ...]]] = {
     "element": (np.uint8, ()),
     "force_label": (np.float32, (3,)),
     "force_error": (np.float32, (3,)),
+    "force_sigma": (np.float32, ()),
     "stress_row": (np.int64, ()),
     "stress_label": (np.float64, (6,)),
     "stress_error": (np.float64, (6,)),
 }
+
+
+def labelled_atoms(batch: GraphBatch) -> Tensor:
+    """(N,) which atoms are free and have a force label."""
+    counted: Tensor = batch.free & batch.has_forces[batch.structure_index]
+    return counted
 
 
 @dataclass
@@ -82,9 +91,22 @@ class ComparisonParts:
     structures: int = 0
 
     def add(
-        self, energy: Tensor, forces: Tensor, batch: GraphBatch, stress: Tensor | None = None
+        self,
+        energy: Tensor,
+        forces: Tensor,
+        batch: GraphBatch,
+        stress: Tensor | None = None,
+        force_sigma: NDArray[np.float64] | None = None,
     ) -> None:
-        """Add a batch: predictions (B,) in eV, (N, 3) in eV/Å, and (B, 6) in eV/Å³."""
+        """Add a batch.
+
+        Args:
+            energy: (B,) prediction in eV.
+            forces: (N, 3) prediction in eV/Å.
+            batch: with labels.
+            stress: (B, 6) prediction in eV/Å³.
+            force_sigma: (N,) standard deviation of the forces' components in eV/Å.
+        """
         rows = self.structures + torch.arange(batch.num_structures, device=energy.device)
         self.structures += batch.num_structures
         has, size = batch.has_energy, batch.num_atoms
@@ -92,11 +114,13 @@ class ComparisonParts:
         self._put("energy_row", rows[has])
         self._put("energy_label", (batch.energy.double() / size)[has])
         self._put("energy_error", ((energy.double() - batch.energy.double()) / size)[has])
-        counted = batch.free & batch.has_forces[batch.structure_index]
+        counted = labelled_atoms(batch)
         self._put("atom_row", rows[batch.structure_index][counted])
         self._put("element", batch.atomic_numbers[counted])
         self._put("force_label", batch.forces[counted])
         self._put("force_error", forces.double()[counted] - batch.forces.double()[counted])
+        if force_sigma is not None:
+            self._put("force_sigma", torch.as_tensor(force_sigma)[counted.cpu()])
         if stress is not None:
             has = batch.has_stress
             self._put("stress_row", rows[has])

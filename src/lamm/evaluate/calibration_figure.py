@@ -12,17 +12,22 @@ from lamm.evaluate.rigidity import NORMAL_WITHIN, Array, Calibration
 from lamm.evaluate.style import FAINT, PALETTE, log_axis, new_figure, styled
 
 GROUPS = 10
-"""Groups of equal size, by sigma, at most; each has ten structures or more where it can."""
+"""Groups of equal size, by sigma, at most; each has ten errors or more where it can."""
+MOST_POINTS = 5000
+"""Errors that are drawn; of more, every so many."""
 
 
 @styled
-def calibration_figure(calibration: Calibration, errors: Array, sigma: Array) -> Figure:
+def calibration_figure(
+    calibration: Calibration, errors: Array, sigma: Array, unit: str = "meV/atom"
+) -> Figure:
     """Expected against observed shares of errors, and absolute errors against sigma.
 
     Args:
         calibration: of these errors.
-        errors: (structures,) in meV/atom.
-        sigma: (structures,) in meV/atom.
+        errors: (n,) of structures or components.
+        sigma: (n,)
+        unit: of both.
     """
     figure, (left, right) = new_figure(1, 2, height=3.5)
     expected, observed = calibration.expected, calibration.observed
@@ -39,12 +44,15 @@ def calibration_figure(calibration: Calibration, errors: Array, sigma: Array) ->
         ha="right",
         fontsize=8,
     )
-    _error_against_sigma(right, calibration, errors, sigma)
+    _error_against_sigma(right, calibration, errors, sigma, unit)
     return figure
 
 
-def _error_against_sigma(axes: Axes, calibration: Calibration, errors: Array, sigma: Array) -> None:
+def _error_against_sigma(
+    axes: Axes, calibration: Calibration, errors: Array, sigma: Array, unit: str
+) -> None:
     shown = (np.abs(errors) > 0) & (sigma > 0)
+    shown &= np.arange(len(errors)) % max(len(errors) // MOST_POINTS, 1) == 0
     size = 10 if len(errors) < 500 else 4
     axes.scatter(
         sigma[shown], np.abs(errors[shown]), s=size, color=PALETTE[0], alpha=0.4, linewidths=0
@@ -52,8 +60,8 @@ def _error_against_sigma(axes: Axes, calibration: Calibration, errors: Array, si
     groups = _groups(errors, sigma)
     axes.plot(groups[:, 0], groups[:, 1], "o", color=PALETTE[1], label="68% of a group are below")
     axes.set_title("Error against sigma")
-    axes.set_xlabel("sigma (meV/atom)")
-    axes.set_ylabel("absolute error (meV/atom)")
+    axes.set_xlabel(f"sigma ({unit})")
+    axes.set_ylabel(f"absolute error ({unit})")
     if shown.any():
         ends = np.array([sigma[shown].min(), sigma[shown].max()])
         axes.plot(ends, ends, color=FAINT, linewidth=0.8, label="equal")
@@ -70,7 +78,7 @@ def _error_against_sigma(axes: Axes, calibration: Calibration, errors: Array, si
 
 
 def _groups(errors: Array, sigma: Array) -> Array:
-    """(groups, 2) of structures in order of sigma: its median, and what 68.3% of errors are below.
+    """(groups, 2) of errors in order of sigma: its median, and what 68.3% of errors are below.
 
     Both are equal where sigma is right.
     """
@@ -82,15 +90,18 @@ def _groups(errors: Array, sigma: Array) -> Array:
     )
 
 
-def calibration_rows(calibration: Calibration, errors: Array, sigma: Array) -> list[dict[str, Any]]:
-    """The data of `calibration_figure`."""
+def calibration_rows(
+    calibration: Calibration, errors: Array, sigma: Array, unit: str = "mev_per_atom"
+) -> list[dict[str, Any]]:
+    """The data of `calibration_figure`; of very many errors the part that it shows."""
+    some = slice(None, None, max(len(errors) // MOST_POINTS, 1))
     pairs = [
         ("coverage", calibration.expected, calibration.observed),
         ("groups", *_groups(errors, sigma).T),
-        ("structures", sigma, np.abs(errors)),
+        ("errors", sigma[some], np.abs(errors[some])),
     ]
     return [
-        {"series": name, "expected_or_sigma_mev_per_atom": float(x), "observed_or_error": float(y)}
+        {"series": name, f"expected_or_sigma_{unit}": float(x), "observed_or_error": float(y)}
         for name, xs, ys in pairs
         for x, y in zip(xs, ys, strict=True)
     ]

@@ -31,8 +31,8 @@ from lamm.evaluate.predict import (
     unknown_elements,
     unknown_elements_message,
 )
-from lamm.evaluate.rigidity import Calibration
-from lamm.evaluate.uncertainty import EnergyUncertainty, calibration_of
+from lamm.evaluate.rigidity import Array, Calibration, calibration
+from lamm.evaluate.uncertainty import Uncertainty, calibration_of
 from lamm.structure import Structure
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ MAX_POINTS = 200_000
 """Points of each panel of the parity plot at most, taken at equal steps. Errors are over all."""
 FORCES, NOISE = "forces_mae_mev_per_ang", "denoising_mae_own_ang"
 FORCES_RMSE, FORCES_LARGEST = "forces_rmse_mev_per_ang", "force_norm_largest_mev_per_ang"
-UNCERTAINTY = "energy_uncertainty_ev"
+UNCERTAINTY, LARGEST = "energy_uncertainty_ev", "forces_uncertainty_largest_ev_per_ang"
 COSINE, STRESS = "force_cosine", "stress_mae_mev_per_ang3"
 WORST = 10
 """Structures that `Evaluation.worst` names."""
@@ -72,6 +72,8 @@ class Evaluation:
     """Most labels of any panel; more than `MAX_POINTS` means that the plot shows a part."""
     calibration: Calibration | None
     """How well the energies' uncertainties tell their errors, where both are there."""
+    force_calibration: Calibration | None
+    """Likewise of the forces' components."""
     unknown_elements: list[str]
     """Symbols of elements that the head wasn't trained on; none for the denoising task."""
     warning: str
@@ -97,7 +99,7 @@ def evaluate_structures(
     column: int,
     *,
     denoising: bool = False,
-    uncertainty: EnergyUncertainty | None = None,
+    uncertainty: Uncertainty | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -108,7 +110,7 @@ def evaluate_structures(
         structures: with labels; those without any are counted and compared with nothing.
         column: the output to compare.
         denoising: whether the force labels are noise in Å.
-        uncertainty: adds the standard deviation of each energy, and how well it is calibrated.
+        uncertainty: adds standard deviations, and how well they are calibrated.
         batch_size: structures per batch, fewer where they are large.
         progress: called with the number of structures done after each batch.
 
@@ -128,13 +130,14 @@ def evaluate_structures(
         stress = None if prediction.stress is None else prediction.stress[:, 0]
         batch.subset_index = torch.zeros_like(batch.subset_index)  # the one row of the sums
         sums.update(energy, forces, batch, stress)
-        parts.add(energy, forces, batch, stress)
+        force_sigma = None if uncertainty is None else uncertainty.forces_sigma(head, item)
+        parts.add(energy, forces, batch, stress, force_sigma)
         present |= set(batch.atomic_numbers.unique().tolist())
         rows.extend(_rows(item, energy))
         if uncertainty is not None:
-            some = rows[-len(item.structures) :]
-            for row, sigma in zip(some, uncertainty.sigma(head, item).tolist(), strict=True):
-                row[UNCERTAINTY] = sigma
+            _add_uncertainty(
+                rows[-len(item.structures) :], uncertainty.energy_sigma(head, item), force_sigma
+            )
         if progress is not None:
             progress(len(rows))
     errors = sums.result(["all"])["all"]
@@ -161,9 +164,29 @@ def evaluate_structures(
         panels,
         num_points,
         calibration_of(rows),
+        _force_calibration(comparison),
         unknown,
         unknown_elements_message(model, column, unknown) if unknown else "",
     )
+
+
+def _add_uncertainty(rows: list[dict[str, Any]], energies: Array, forces: Array | None) -> None:
+    """Add standard deviations to the rows of a batch: of the energy, and the forces' largest."""
+    start = 0
+    for row, sigma in zip(rows, energies.tolist(), strict=True):
+        row[UNCERTAINTY] = sigma
+        stop = start + row["num_atoms"]
+        if forces is not None:
+            row[LARGEST] = float(forces[start:stop].max())
+        start = stop
+
+
+def _force_calibration(comparison: Comparison) -> Calibration | None:
+    """Calibration of the forces' components; None where no deviations or labels are there."""
+    if not len(comparison.force_sigma):
+        return None
+    error, sigma = comparison.force_error, comparison.force_sigma
+    return calibration(error.astype(np.float64), sigma.astype(np.float64))
 
 
 def _panels(

@@ -26,7 +26,7 @@ from lamm.evaluate.rigidity import NORMAL_WITHIN, Calibration
 from lamm.evaluate.uncertainty import errors_and_sigma
 from lamm.files import replaced_file, write_csv, write_json
 
-FIGURES = ("parity", "distributions", "breakdown", "calibration")
+FIGURES = ("parity", "distributions", "breakdown", "calibration", "calibration_forces")
 FILES = (
     *("results.json", "structures.csv", "atoms.parquet", "report.html"),
     *(f"{stem}.{suffix}" for stem in FIGURES for suffix in ("png", "svg", "csv")),
@@ -79,6 +79,12 @@ _UNCERTAINTY_EXPLANATION = (
     "covariance of its features over the training structures; its scale lets 68.3% of the "
     "errors of held-out structures be below it. In `structures.csv` it is `energy_uncertainty_ev`."
 )
+_FORCES_UNCERTAINTY_EXPLANATION = (
+    "Sigma is the standard deviation of the components of an atom's force: how far what the last "
+    "layer is given of the atom lies from what it was given of the training atoms, scaled so that "
+    "68.3% of the errors of held-out structures are below it. `atoms.parquet` has it for each "
+    "atom, `structures.csv` the largest of each structure."
+)
 _EXPLANATION = (
     "Energies are compared per atom, forces by Cartesian component over all free atoms, stresses "
     "by component. The force vector error is the length of the difference, the magnitude error the "
@@ -130,7 +136,9 @@ def write_evaluation(to: Path, result: Mapping[str, Any], evaluation: Evaluation
     if evaluation.is_finite:
         _figures(page, to, evaluation)
         if evaluation.calibration is not None:
-            _uncertainty(page, to, evaluation, evaluation.calibration)
+            _energy_uncertainty(page, to, evaluation, evaluation.calibration)
+        if evaluation.force_calibration is not None:
+            _force_uncertainty(page, to, evaluation.comparison, evaluation.force_calibration)
     _worst(page, evaluation)
     page.write(to / "report.html")
 
@@ -143,6 +151,8 @@ def _write_atoms(path: Path, comparison: Comparison) -> None:
         columns[f"force_label_{axis}"] = comparison.force_label[:, k]
     for k, axis in enumerate("xyz"):
         columns[f"force_{axis}"] = predicted[:, k]
+    if len(comparison.force_sigma):
+        columns["force_uncertainty"] = comparison.force_sigma
     table = pa.table({name: np.ascontiguousarray(values) for name, values in columns.items()})
     with replaced_file(path) as temporary:
         pq.write_table(table, temporary)
@@ -173,9 +183,42 @@ def _figures(page: Page, to: Path, evaluation: Evaluation) -> None:
     page.figure(figure, caption)
 
 
-def _uncertainty(page: Page, to: Path, evaluation: Evaluation, calibration: Calibration) -> None:
+def _energy_uncertainty(
+    page: Page, to: Path, evaluation: Evaluation, calibration: Calibration
+) -> None:
     """The section on how well energies' uncertainties tell their errors."""
     page.section("Uncertainty of energies", _UNCERTAINTY_EXPLANATION)
+    _calibration_table(
+        page,
+        calibration,
+        f"Errors per atom of {calibration.size:,} structures against their sigma.",
+    )
+    errors, sigma = errors_and_sigma(evaluation.rows)
+    figure = calibration_figure(calibration, errors, sigma)
+    save_figure(figure, to / "calibration", calibration_rows(calibration, errors, sigma))
+    page.figure(figure, _CALIBRATION_CAPTION.format("structure"))
+
+
+def _force_uncertainty(
+    page: Page, to: Path, comparison: Comparison, calibration: Calibration
+) -> None:
+    """The section on how well the uncertainties of forces tell their errors."""
+    page.section("Uncertainty of forces", _FORCES_UNCERTAINTY_EXPLANATION)
+    _calibration_table(
+        page,
+        calibration,
+        f"Errors of the force components of {calibration.size:,} atoms against their sigma; the "
+        "correlation is that of the components' root mean square.",
+    )
+    errors = 1000 * comparison.force_error.astype(np.float64).reshape(-1)
+    sigma = 1000 * np.repeat(comparison.force_sigma.astype(np.float64), 3)
+    figure = calibration_figure(calibration, errors, sigma, "meV/Å")
+    rows = calibration_rows(calibration, errors, sigma, "mev_per_ang")
+    save_figure(figure, to / "calibration_forces", rows)
+    page.figure(figure, _CALIBRATION_CAPTION.format("component"))
+
+
+def _calibration_table(page: Page, calibration: Calibration, caption: str) -> None:
     page.table(
         ["Measure", "Found", "Perfect"],
         [
@@ -184,18 +227,16 @@ def _uncertainty(page: Page, to: Path, evaluation: Evaluation, calibration: Cali
             ("share of errors within sigma", calibration.within_one_sigma, NORMAL_WITHIN[0]),
             ("share of errors within two sigma", calibration.within_two_sigma, NORMAL_WITHIN[1]),
         ],
-        f"Errors per atom of {calibration.structures:,} structures against their sigma.",
+        caption,
     )
-    errors, sigma = errors_and_sigma(evaluation.rows)
-    figure = calibration_figure(calibration, errors, sigma)
-    save_figure(figure, to / "calibration", calibration_rows(calibration, errors, sigma))
-    page.figure(
-        figure,
-        "Left: share of errors within an interval, expected if they were normal and observed; the "
-        "area between the curves is the miscalibration area. Right: error of each structure "
-        "against its sigma, and what 68.3% of the errors are below, in groups of equal size; where "
-        "sigma is right, that is the line.",
-    )
+
+
+_CALIBRATION_CAPTION = (
+    "Left: share of errors within an interval, expected if they were normal and observed; the area "
+    "between the curves is the miscalibration area. Right: error of each {} against its sigma, and "
+    "what 68.3% of the errors are below, in groups of equal size; where sigma is right, that is "
+    "the line."
+)
 
 
 def _worst(page: Page, evaluation: Evaluation) -> None:

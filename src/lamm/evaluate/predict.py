@@ -19,7 +19,7 @@ from lamm.structure import Structure
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from lamm.evaluate.uncertainty import EnergyUncertainty
+    from lamm.evaluate.uncertainty import Uncertainty
     from lamm.models.potential import Potential, Prediction
 
 ATOMS_PER_BATCH = 4096
@@ -37,6 +37,8 @@ class StructurePrediction(NamedTuple):
     """(6,) in eV/Å³, Voigt order and sign of ASE; None for direct forces, or without a cell."""
     energy_uncertainty: float | None = None
     """Standard deviation of the energy in eV, where an uncertainty was given."""
+    forces_uncertainty: NDArray[np.float64] | None = None
+    """(N,) standard deviation of the components of each atom's force in eV/Å, likewise."""
 
 
 class EvaluatedBatch(NamedTuple):
@@ -46,7 +48,25 @@ class EvaluatedBatch(NamedTuple):
     batch: GraphBatch
     prediction: Prediction
     last_layer: torch.Tensor | None = None
-    """(B, F) float64: mean over atoms of what the energy's last layer is given, and a one."""
+    """(N, F) float64: what the energy's last layer is given of each atom, and a one."""
+
+    @property
+    def atom_features(self) -> torch.Tensor:
+        """`last_layer`.
+
+        Raises:
+            ValueError: the batch was predicted without it.
+        """
+        if self.last_layer is None:
+            raise ValueError("this batch was predicted without features of the last layer")
+        return self.last_layer
+
+    @property
+    def structure_features(self) -> torch.Tensor:
+        """(B, F) float64: mean of `atom_features` over each structure's atoms."""
+        batch = self.batch
+        total = segment_sum(self.atom_features, batch.structure_index, batch.num_structures)
+        return total / batch.num_atoms[:, None]
 
 
 def choose_column(model: Potential, head: str | None) -> int:
@@ -181,7 +201,7 @@ def predict_batches(
                 dtype=torch.float64,
                 subset_index=torch.full((len(part),), column),
             ).to(device)
-            with torch.no_grad(), _last_layer(model, batch, last_layer) as features:
+            with torch.no_grad(), _last_layer(model, last_layer) as features:
                 prediction = model(batch, subset_index=batch.subset_index)
             yield EvaluatedBatch(part, batch, prediction, features[0] if features else None)
     finally:
@@ -189,8 +209,8 @@ def predict_batches(
 
 
 @contextmanager
-def _last_layer(model: Potential, batch: GraphBatch, wanted: bool) -> Iterator[list[torch.Tensor]]:
-    """A list that a forward pass puts `EvaluatedBatch.last_layer` into, where it is wanted."""
+def _last_layer(model: Potential, wanted: bool) -> Iterator[list[torch.Tensor]]:
+    """A list that a forward pass puts `EvaluatedBatch.last_layer` into, where wanted."""
     found: list[torch.Tensor] = []
     if not wanted:
         yield found
@@ -199,9 +219,7 @@ def _last_layer(model: Potential, batch: GraphBatch, wanted: bool) -> Iterator[l
     @torch.no_grad()
     def keep(head: Any, arguments: tuple[Any, ...]) -> None:
         hidden = head.hidden(arguments[0]).detach().double()  # (N, F - 1)
-        total = segment_sum(hidden, batch.structure_index, batch.num_structures)
-        mean = total / batch.num_atoms[:, None]
-        found.append(torch.cat((mean, mean.new_ones(len(mean), 1)), dim=1))
+        found.append(torch.cat((hidden, hidden.new_ones(len(hidden), 1)), dim=1))
 
     handle = model.energy_head.register_forward_pre_hook(keep)
     try:
@@ -216,7 +234,7 @@ def predict(
     head: str | None = None,
     *,
     batch_size: int = 32,
-    uncertainty: EnergyUncertainty | None = None,
+    uncertainty: Uncertainty | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[StructurePrediction]:
     """Energy, forces and, where the model has them, stress of each structure, in order.
@@ -226,7 +244,7 @@ def predict(
         structures: any number of them.
         head: which output; may be left out where there is one.
         batch_size: structures per batch, fewer where they are large.
-        uncertainty: what standard deviations of energies follow from; none where left out.
+        uncertainty: what standard deviations follow from; none where left out.
         progress: called with the number of structures done after each batch.
 
     Raises:
@@ -238,17 +256,23 @@ def predict(
         model, structures, column, batch_size=batch_size, last_layer=uncertainty is not None
     ):
         part, batch, prediction = item.structures, item.batch, item.prediction
-        sigma: list[float | None] = [None] * len(part)
-        if uncertainty is not None:
-            sigma = uncertainty.sigma(model.subsets[column], item).tolist()
         energy = prediction.energy[:, 0].tolist()
-        sizes = batch.num_atoms.tolist()
-        forces = np.split(_array(prediction.forces[:, 0]), np.cumsum(sizes)[:-1])
+        ends = np.cumsum(batch.num_atoms.tolist())[:-1]
+        forces = np.split(_array(prediction.forces[:, 0]), ends)
+        energy_sigma: Sequence[float | None] = [None] * len(part)
+        forces_sigma: Sequence[NDArray[np.float64] | None] = [None] * len(part)
+        if uncertainty is not None:
+            energy_sigma = uncertainty.energy_sigma(model.subsets[column], item).tolist()
+            of_atoms = uncertainty.forces_sigma(model.subsets[column], item)
+            if of_atoms is not None:
+                forces_sigma = np.split(of_atoms, ends)
         stress = None if prediction.stress is None else _array(prediction.stress[:, 0])
         for k, structure in enumerate(part):
             has_cell = abs(np.linalg.det(structure.cell)) > 0
             own_stress = stress[k] if stress is not None and has_cell else None
-            yield StructurePrediction(energy[k], forces[k], own_stress, sigma[k])
+            yield StructurePrediction(
+                energy[k], forces[k], own_stress, energy_sigma[k], forces_sigma[k]
+            )
         done += len(part)
         if progress is not None:
             progress(done)

@@ -12,7 +12,13 @@ The regularisation is that of largest likelihood, under Student's distribution i
 one, and the scale that for which 68.3% of the errors are below sigma: for normal errors the same,
 but a single structure with an extreme error doesn't decide about both.
 
+The same of each atom's features, over the atoms of the training structures, says how far its
+surroundings are from theirs (local prediction rigidity, Chong et al. 2023), and its scale is
+calibrated on the components of forces.
+
 F. Bigi, S. Chong, M. Ceriotti, F. Grasselli, Mach. Learn.: Sci. Technol. 5, 045018 (2024).
+S. Chong, F. Grasselli, C. Ben Mahmoud, J. D. Morrow, V. L. Deringer, M. Ceriotti, J. Chem. Theory
+Comput. 19, 8020 (2023).
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from lamm.errors import DataError
 Array = NDArray[np.float64]
 
 MIN_CALIBRATION = 10
-"""Structures that a calibration needs at least."""
+"""Structures, or atoms, that a calibration needs at least."""
 _EXPONENTS = np.arange(-13.0, 2.01, 0.25)
 """Of the regularisations that are tried, as powers of ten of the largest eigenvalue."""
 _FREEDOM = 2
@@ -86,8 +92,9 @@ def fit_rigidity(gram: Array, features: Array, errors: Array) -> Rigidity:
 
     Args:
         gram: (F, F) of the training structures, as `FeatureGram` sums it.
-        features: (structures, F) of structures that weren't trained on.
-        errors: (structures,) of their predictions, in any unit.
+        features: (structures, F) of structures that weren't trained on; or of atoms.
+        errors: (structures,) of their predictions, in any unit; or (atoms, 3), components that
+            share a deviation.
 
     Raises:
         DataError: fewer than `MIN_CALIBRATION` structures, errors or features that aren't finite,
@@ -95,12 +102,12 @@ def fit_rigidity(gram: Array, features: Array, errors: Array) -> Rigidity:
     """
     if len(errors) < MIN_CALIBRATION:
         raise DataError(
-            f"{len(errors)} structures to calibrate the uncertainty on: expected at least "
+            f"{len(errors)} structures or atoms to calibrate the uncertainty on: expected at least "
             f"{MIN_CALIBRATION} that weren't trained on. Hold more out for validation."
         )
     if not (np.isfinite(gram).all() and np.isfinite(features).all() and np.isfinite(errors).all()):
         raise DataError("predictions or features are not finite numbers: this model is broken.")
-    size = np.abs(errors)
+    size = np.abs(errors).reshape(len(errors), -1)
     if np.quantile(size, NORMAL_WITHIN[0]) == 0:
         raise DataError(
             "most predictions are exact: there is no error to calibrate on. "
@@ -113,7 +120,7 @@ def fit_rigidity(gram: Array, features: Array, errors: Array) -> Rigidity:
     regularisations = values[-1] * 10.0**_EXPONENTS
     for regularisation in regularisations:
         deviation = np.sqrt(squares @ (1 / (values + regularisation)))
-        ratios.append(size / deviation)
+        ratios.append(size / deviation[:, None])
         costs.append(np.log(deviation).mean() + _student_cost(ratios[-1]))
     best = int(np.argmin(costs))
     scale = float(np.quantile(ratios[best], NORMAL_WITHIN[0]))
@@ -122,7 +129,7 @@ def fit_rigidity(gram: Array, features: Array, errors: Array) -> Rigidity:
 
 
 def _student_cost(ratios: Array) -> float:
-    """Mean negative log-likelihood of ratios (structures,) at the likeliest width.
+    """Mean negative log-likelihood of ratios at the likeliest width.
 
     A constant is left out. The width is found by expectation maximisation.
     """
@@ -138,9 +145,11 @@ def _student_cost(ratios: Array) -> float:
 class Calibration(NamedTuple):
     """How well standard deviations tell the size of errors."""
 
-    structures: int
+    size: int
+    """Structures, or atoms."""
     spearman: float
-    """Rank correlation of the absolute error with the standard deviation."""
+    """Rank correlation of the absolute error (of an atom's: their root mean square) with the
+    standard deviation."""
     miscalibration_area: float
     """Area between `observed` and `expected` shares: 0 is perfect, 0.5 the worst there is."""
     within_one_sigma: float
@@ -152,25 +161,32 @@ class Calibration(NamedTuple):
     observed: Array
     """Shares that do."""
 
-    def summary(self) -> dict[str, float | int]:
-        """All but the curves, as JSON can hold them."""
+    def summary(self, of: str = "structures") -> dict[str, float | int]:
+        """All but the curves, as JSON can hold them; `size` by the name of what is counted."""
         numbers = self._asdict()
-        return {key: numbers[key] for key in self._fields if key not in ("expected", "observed")}
+        kept = [key for key in self._fields if key not in ("size", "expected", "observed")]
+        return {of: self.size, **{key: numbers[key] for key in kept}}
 
 
 def calibration(errors: Array, sigma: Array) -> Calibration:
-    """Compare errors with their standard deviations, both (structures,) in one unit.
+    """Compare errors with their standard deviations, in one unit.
 
     The Spearman correlation is NaN where all errors or all deviations are equal.
+
+    Args:
+        errors: (structures,), or (atoms, 3) whose components share a deviation.
+        sigma: (structures,) or (atoms,).
     """
-    ratio = np.abs(errors) / np.maximum(sigma, np.finfo(np.float64).tiny)
+    parts = np.abs(errors).reshape(len(errors), -1)
+    size = np.sqrt(np.square(parts).mean(axis=1))
+    ratio = (parts / np.maximum(sigma, np.finfo(np.float64).tiny)[:, None]).reshape(-1)
     bounds = np.sqrt(2) * erfinv(_LEVELS)
     ordered = np.sort(ratio)
     observed = np.searchsorted(ordered, bounds, side="right") / max(len(ratio), 1)
     expected = np.array([0.0, *_LEVELS, 1.0])
     observed = np.array([0.0, *observed, 1.0])
-    varied = len(errors) > 1 and np.ptp(np.abs(errors)) > 0 and np.ptp(sigma) > 0
-    spearman = float(spearmanr(np.abs(errors), sigma).statistic) if varied else float("nan")
+    varied = len(size) > 1 and np.ptp(size) > 0 and np.ptp(sigma) > 0
+    spearman = float(spearmanr(size, sigma).statistic) if varied else float("nan")
     return Calibration(
         len(errors),
         spearman,

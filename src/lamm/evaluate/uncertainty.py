@@ -1,20 +1,23 @@
-r"""How uncertain a potential's energies are, by its last-layer prediction rigidity.
+r"""How uncertain a potential's energies and forces are, by its last-layer prediction rigidity.
 
-Features are the mean over a structure's atoms of what the energy head's last layer is given, and a
-one for its bias, so that errors per atom of small and large structures count alike; the standard
-deviation of a total energy is N times that of the energy per atom. Heads share these features; the
-training structures, and so the variances, are each head's own.
+For energies the features are the mean over a structure's atoms of what the energy head's last layer
+is given, and a one for its bias, so that errors per atom of small and large structures count alike;
+the standard deviation of a total energy is N times that of the energy per atom. Heads share these
+features; the training structures, and so the variances, are each head's own.
 
-Energies only. A direct force isn't linear in the last layer alone (gates multiply vectors), and for
-the energy's gradient the features' derivatives by all positions would be needed, which costs as
-many backward passes as there are features.
+A force isn't linear in the last layer: a direct one goes through gates, and for the energy's
+gradient the features' derivatives by all positions would be needed, as many backward passes as
+there are features. Instead each atom's features are held against those of the training atoms: the
+further its surroundings are from theirs, the less certain is its force. That costs nothing and does
+for both kinds.
 
 Example::
 
     model = lamm.load("runs/mine")
-    uncertainty = EnergyUncertainty.load("runs/mine/uncertainty.safetensors", model)
+    uncertainty = Uncertainty.load("runs/mine/uncertainty.safetensors", model)
     for result in predict(model, structures, uncertainty=uncertainty):
         print(result.energy, result.energy_uncertainty)  # eV
+        print(result.forces, result.forces_uncertainty)  # (N, 3), (N,) eV/Å
 """
 
 from __future__ import annotations
@@ -32,8 +35,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lamm.errors import CheckpointError, ConfigError, DataError, nearest_names
+from lamm.evaluate.breakdown import labelled_atoms
 from lamm.evaluate.predict import EvaluatedBatch, predict_batches
 from lamm.evaluate.rigidity import (
+    MIN_CALIBRATION,
     Array,
     Calibration,
     FeatureGram,
@@ -49,30 +54,38 @@ from lamm.typing import PathLike
 if TYPE_CHECKING:
     from lamm.models.potential import Potential
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "uncertainty.safetensors"
+MOST_ATOMS = 20_000
+"""Held-out atoms that the calibration of forces looks at; of more, evenly chosen ones."""
 
 
-class HeadRecord(NamedTuple):
-    """How one head's uncertainty came about."""
+class Fitted(NamedTuple):
+    """A rigidity, and how many structures or atoms it came from."""
 
-    training_structures: int
-    calibration_structures: int
-    scale_ev_per_atom: float
-    regularisation: float
+    rigidity: Rigidity
+    """In eV per atom, or for forces in eV/Å."""
+    training: int
+    calibration: int
+
+
+class HeadUncertainty(NamedTuple):
+    """What is known of one head."""
+
+    energy: Fitted
+    forces: Fitted | None
+    """None where there were no force labels, in training or held out."""
 
 
 @dataclass
-class EnergyUncertainty:
-    """Standard deviations of energies, for some heads of one model."""
+class Uncertainty:
+    """Standard deviations of energies and forces, for some heads of one model."""
 
     model_hash: str
     """`fingerprint` of the model that this belongs to."""
-    rigidities: dict[str, Rigidity] = field(default_factory=dict)
-    """By head, per atom in eV."""
-    records: dict[str, HeadRecord] = field(default_factory=dict)
+    heads: dict[str, HeadUncertainty] = field(default_factory=dict)
 
-    def sigma(self, head: str, batch: EvaluatedBatch) -> Array:
+    def energy_sigma(self, head: str, batch: EvaluatedBatch) -> Array:
         """Standard deviations (B,) in eV of the total energies of a batch.
 
         Args:
@@ -82,12 +95,27 @@ class EnergyUncertainty:
         Raises:
             ConfigError: nothing is known of this head.
         """
-        if batch.last_layer is None:
-            raise ValueError("this batch was predicted without features of the last layer")
         self.require(head)
-        per_atom = self.rigidities[head].sigma(batch.last_layer.cpu().numpy())
+        features = batch.structure_features.cpu().numpy()
+        per_atom = self.heads[head].energy.rigidity.sigma(features)
         total: Array = per_atom * batch.batch.num_atoms.cpu().numpy()
         return total
+
+    def forces_sigma(self, head: str, batch: EvaluatedBatch) -> Array | None:
+        """Standard deviations (N,) in eV/Å of the components of each atom's force.
+
+        None where no forces were fitted.
+
+        Args:
+            head: the output that was predicted.
+            batch: with features of the last layer.
+
+        Raises:
+            ConfigError: nothing is known of this head.
+        """
+        self.require(head)
+        forces = self.heads[head].forces
+        return None if forces is None else forces.rigidity.sigma(batch.atom_features.cpu().numpy())
 
     def require(self, head: str) -> None:
         """Make sure that a head's uncertainty is known.
@@ -95,34 +123,43 @@ class EnergyUncertainty:
         Raises:
             ConfigError: it isn't.
         """
-        if head not in self.rigidities:
+        if head not in self.heads:
             raise ConfigError(
                 f"no uncertainty was fitted for head '{head}'. "
-                f"{nearest_names(head, self.rigidities)}\n"
+                f"{nearest_names(head, self.heads)}\n"
                 f"  Fit it: `lamm uncertainty CKPT STORE --head {head}`."
             )
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
-        heads = list(self.rigidities)
-        description = {
-            "model": self.model_hash,
-            "heads": [{"name": name, **self.records[name]._asdict()} for name in heads],
-        }
+        entries: list[dict[str, Any]] = []
+        factors = {}
+        for name, head in self.heads.items():
+            entry: dict[str, Any] = {"name": name}
+            for kind, fitted in head._asdict().items():
+                if fitted is None:
+                    continue
+                numbers = fitted.rigidity
+                entry[kind] = {
+                    "training": fitted.training,
+                    "calibration": fitted.calibration,
+                    "scale": numbers.scale,
+                    "regularisation": numbers.regularisation,
+                }
+                factors[f"{kind}.{len(entries)}"] = np.ascontiguousarray(numbers.factor)
+            entries.append(entry)
         metadata = {
             "format_version": str(FORMAT_VERSION),
-            "uncertainty": json.dumps(description, ensure_ascii=False),
-        }
-        factors = {
-            f"factor.{k}": np.ascontiguousarray(self.rigidities[name].factor)
-            for k, name in enumerate(heads)
+            "uncertainty": json.dumps(
+                {"model": self.model_hash, "heads": entries}, ensure_ascii=False
+            ),
         }
         with replaced_file(path) as temporary:
             save_file(factors, temporary, metadata=metadata)
             make_readable(temporary)
 
     @classmethod
-    def load(cls, path: PathLike, model: Potential) -> EnergyUncertainty:
+    def load(cls, path: PathLike, model: Potential) -> Uncertainty:
         """Read a file that `lamm uncertainty` wrote for this model.
 
         Raises:
@@ -158,13 +195,21 @@ class EnergyUncertainty:
             )
         uncertainty = cls(found)
         for k, entry in enumerate(description["heads"]):
-            name = entry.pop("name")
-            record = HeadRecord(**entry)
-            uncertainty.records[name] = record
-            uncertainty.rigidities[name] = Rigidity(
-                factors[f"factor.{k}"], record.scale_ev_per_atom, record.regularisation
-            )
+            parts = [_restored(entry.get(kind), factors.get(f"{kind}.{k}")) for kind in _KINDS]
+            energy, forces = parts
+            assert energy is not None, "every head has energies"
+            uncertainty.heads[entry["name"]] = HeadUncertainty(energy, forces)
         return uncertainty
+
+
+_KINDS = HeadUncertainty._fields
+
+
+def _restored(numbers: dict[str, Any] | None, factor: Array | None) -> Fitted | None:
+    if numbers is None or factor is None:
+        return None
+    rigidity = Rigidity(factor, numbers["scale"], numbers["regularisation"])
+    return Fitted(rigidity, numbers["training"], numbers["calibration"])
 
 
 def fingerprint(model: Potential) -> str:
@@ -197,14 +242,21 @@ def uncertainty_path(checkpoint: PathLike) -> Path:
     return path.with_name(f"{path.name.removesuffix('.safetensors')}.{FILE_NAME}")
 
 
-def find_uncertainty(checkpoint: PathLike, model: Potential) -> EnergyUncertainty | None:
+def find_uncertainty(checkpoint: PathLike, model: Potential) -> Uncertainty | None:
     """The uncertainty that was fitted for a checkpoint; None where there is none.
 
     Raises:
         CheckpointError: there is one, and it is damaged or of another model.
     """
     path = uncertainty_path(checkpoint)
-    return EnergyUncertainty.load(path, model) if path.exists() else None
+    return Uncertainty.load(path, model) if path.exists() else None
+
+
+class Calibrations(NamedTuple):
+    """How a head's uncertainty fits the data that it was calibrated on."""
+
+    energy: Calibration
+    forces: Calibration | None
 
 
 def fit_uncertainty(
@@ -215,55 +267,96 @@ def fit_uncertainty(
     *,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
-) -> tuple[Rigidity, HeadRecord, Calibration]:
-    """The rigidity of one head, from its training structures, calibrated on others.
+) -> tuple[HeadUncertainty, Calibrations]:
+    """The rigidities of one head, from its training structures, calibrated on others.
 
     Args:
         model: the potential.
         head: the output.
-        training: structures that the head was trained on; those without an energy are left out.
+        training: structures that the head was trained on; those without an energy don't count for
+            energies, and atoms without a force label don't for forces.
         held_out: structures that it wasn't trained on, with energies.
         batch_size: structures per batch, fewer where they are large.
         progress: called with the number of structures done after each batch.
 
-    Returns:
-        The rigidity in eV per atom, its record, and how it fits the data that it was calibrated on.
-
     Raises:
         DataError: no training structure has an energy, or too few held-out ones.
     """
-    column = model.column(head)
-    gram: FeatureGram | None = None
+    column, size = model.column(head), 0
+    grams: tuple[FeatureGram, FeatureGram] | None = None
     done = 0
     for item in predict_batches(model, training, column, batch_size=batch_size, last_layer=True):
-        features = _labelled_features(item)
-        gram = gram or FeatureGram(features.shape[1])
-        gram.add(features)
+        of_structures, of_atoms = _labelled_features(item), _free_features(item)
+        size = of_structures.shape[1]
+        grams = grams or (FeatureGram(size), FeatureGram(size))
+        grams[0].add(of_structures)
+        grams[1].add(of_atoms)
         done += len(item.structures)
         if progress is not None:
             progress(done)
-    if gram is None or gram.count == 0:
+    if grams is None or grams[0].count == 0:
         raise DataError(f"no training structure of head '{head}' has an energy.")
-    features_of, errors_of = [np.zeros((0, len(gram.matrix)))], [np.zeros(0)]
+    energies, forces = _Errors(size, ()), _Errors(size, (3,), most=MOST_ATOMS)
     for item in predict_batches(model, held_out, column, batch_size=batch_size, last_layer=True):
         has = item.batch.has_energy
         error = (item.prediction.energy[:, 0] - item.batch.energy) / item.batch.num_atoms
-        features_of.append(_labelled_features(item))
-        errors_of.append(error[has].double().cpu().numpy())
+        energies.add(_labelled_features(item), error[has])
+        difference = item.prediction.forces[:, 0] - item.batch.forces
+        forces.add(_free_features(item), difference[labelled_atoms(item.batch)])
         done += len(item.structures)
         if progress is not None:
             progress(done)
-    features, errors = np.concatenate(features_of), np.concatenate(errors_of)
+    energy, energy_calibration = _fit(grams[0], energies)
+    if not grams[1].count or len(forces) < MIN_CALIBRATION:
+        return HeadUncertainty(energy, None), Calibrations(energy_calibration, None)
+    of_forces, forces_calibration = _fit(grams[1], forces)
+    return HeadUncertainty(energy, of_forces), Calibrations(energy_calibration, forces_calibration)
+
+
+class _Errors:
+    """Features and errors of what is held out; evenly chosen ones where there are too many."""
+
+    def __init__(self, num_features: int, shape: tuple[int, ...], most: int | None = None) -> None:
+        self._features = [np.zeros((0, num_features))]
+        self._errors = [np.zeros((0, *shape))]
+        self._most, self._every, self._seen, self._kept = most, 1, 0, 0
+
+    def __len__(self) -> int:
+        return self._kept
+
+    def add(self, features: Array, errors: torch.Tensor) -> None:
+        """Add (n, F) features and as many errors."""
+        chosen = np.arange(self._seen, self._seen + len(features)) % self._every == 0
+        self._seen += len(features)
+        self._features.append(features[chosen])
+        self._errors.append(errors.double().cpu().numpy()[chosen])
+        self._kept += int(chosen.sum())
+        while self._most is not None and self._kept > self._most:
+            both = self.joined()
+            self._features, self._errors = [both[0][::2]], [both[1][::2]]
+            self._every, self._kept = 2 * self._every, len(self._errors[0])
+
+    def joined(self) -> tuple[Array, Array]:
+        """(n, F) features and as many errors."""
+        return np.concatenate(self._features), np.concatenate(self._errors)
+
+
+def _fit(gram: FeatureGram, held_out: _Errors) -> tuple[Fitted, Calibration]:
+    features, errors = held_out.joined()
     rigidity = fit_rigidity(gram.matrix, features, errors)
-    record = HeadRecord(gram.count, len(errors), rigidity.scale, rigidity.regularisation)
-    return rigidity, record, calibration(errors, rigidity.sigma(features))
+    fitted = Fitted(rigidity, gram.count, len(errors))
+    return fitted, calibration(errors, rigidity.sigma(features))
 
 
 def _labelled_features(item: EvaluatedBatch) -> Array:
     """(structures with an energy, F)."""
-    if item.last_layer is None:
-        raise ValueError("this batch was predicted without features of the last layer")
-    features: Array = item.last_layer[item.batch.has_energy].cpu().numpy()
+    features: Array = item.structure_features[item.batch.has_energy].cpu().numpy()
+    return features
+
+
+def _free_features(item: EvaluatedBatch) -> Array:
+    """(free atoms with a force label, F)."""
+    features: Array = item.atom_features[labelled_atoms(item.batch)].cpu().numpy()
     return features
 
 
