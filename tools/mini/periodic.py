@@ -6,6 +6,7 @@
 ``downstream_sevennet``: disordered cells of three to eight elements, in the spirit of HME21,
 labelled by another potential than every subset above; split by chemical formula.
 ``crystals_chgnet``: 84 elements in common prototypes, alloys and random packings.
+``structure_types_chgnet``: known structure types with other elements, on their way to rest.
 """
 
 from __future__ import annotations
@@ -26,25 +27,34 @@ from ase.optimize import BFGS, FIRE
 from common import Job, labelled, parser, run_chunks, split_of, write_card
 from crystal_cells import varied_crystal
 from periodic_cells import acceptable, disordered_cell, ionic_crystal, rattled, slab, strained
+from structure_types import apart, known_type, usable
 
 CHGNET = "B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023) (CHGNet)"
 SEVENNET = "Y. Park et al., J. Chem. Theory Comput. 20, 4857 (2024) (SevenNet)"
 MAX_FORCE = 20.0
 """Largest force component that is kept, in eV/Å."""
+DOWNHILL, LONGEST = 0.06, 0.15
+"""A step downhill: Å per eV/Å of force, and the most that a coordinate moves."""
+TYPE_STEPS, MOVED_AT = 5, 3
+"""Structures of a system of ``structure_types_chgnet``, and which is rattled and strained."""
+STIFFNESS, WIDEST = 1.8, 0.04
+"""The cell's answer to pressure: eV/Å³ per unit of strain, and the largest strain of a step."""
 SIZES = {
     "slabs_chgnet": 150,
     "oxides_chgnet": 320,
     "oxides_is2re_chgnet": 180,
     "downstream_sevennet": 900,
     "crystals_chgnet": 2000,
+    "structure_types_chgnet": 2400,
 }
-"""Systems per subset; the first two and the last give several structures each."""
+"""Systems per subset; some give several structures each."""
 SEEDS = {
     "downstream_sevennet": 0,
     "oxides_chgnet": 1000,
     "oxides_is2re_chgnet": 2000,
     "slabs_chgnet": 3000,
     "crystals_chgnet": 4000,
+    "structure_types_chgnet": 5000,
 }
 """What is added to the seed, so that no two subsets share a stream."""
 CARDS = {
@@ -80,6 +90,16 @@ CARDS = {
         "task": "S2EF-Total",
         "labels": ["energy", "forces", "stress"],
         "remarks": "84 elements in common prototypes, alloys and random packings, and rattled.",
+    },
+    "structure_types_chgnet": {
+        "domain": "Crystal",
+        "task": "S2EF-Total",
+        "labels": ["energy", "forces", "stress"],
+        "remarks": (
+            "Structure types of the AFLOW library (as pymatgen 2026.10.24 carries it, MIT) with "
+            "other elements, mixed sites, vacancies and surfaces; along steps downhill, and "
+            "rattled."
+        ),
     },
 }
 
@@ -139,15 +159,22 @@ def heated_frame(
 
 
 def systems(
-    name: str, make: Callable[[np.random.Generator], Atoms], count: int, seed: int
+    name: str,
+    make: Callable[[np.random.Generator], Atoms],
+    count: int,
+    seed: int,
+    good: Callable[[Atoms], bool] = acceptable,
 ) -> list[Job]:
-    """`count` systems that have no atoms too close, each from a random stream of its own."""
+    """`count` systems that are `good` and no two alike, each from a random stream of its own."""
     jobs: list[Job] = []
+    known: set[bytes] = set()
     number = 0
     while len(jobs) < count:
         rng = np.random.default_rng([seed, number])
         atoms = make(rng)
-        if acceptable(atoms):
+        geometry = atoms.numbers.tobytes() + np.round(atoms.positions, 6).tobytes()
+        if good(atoms) and geometry not in known:
+            known.add(geometry)
             jobs.append((f"{name}/{number:05d}", atoms))
         number += 1
     return jobs
@@ -217,6 +244,35 @@ def crystal_structures(
     return [first, evaluated(last, f"{identifier}/1", calculator, stress=True)]
 
 
+def downhill(atoms: Atoms) -> Atoms:
+    """Atoms moved along their forces and, where it isn't a slab, the volume along its pressure."""
+    moved = atoms.copy()
+    moved.positions += np.clip(DOWNHILL * atoms.get_forces(), -LONGEST, LONGEST)
+    if not atoms.info.get("slab"):
+        pressure = -float(atoms.get_stress()[:3].mean())
+        scale = 1 + float(np.clip(pressure / STIFFNESS, -WIDEST, WIDEST))
+        moved.set_cell(moved.cell * scale, scale_atoms=True)
+    return moved
+
+
+def type_structures(
+    identifier: str, atoms: Atoms, calculator: Calculator, rng: np.random.Generator
+) -> list[Atoms | None]:
+    """What is computed on the way to rest, and once more after the atoms and the cell are moved."""
+    split = split_of(identifier)
+    kept: list[Atoms | None] = []
+    for number in range(TYPE_STEPS):
+        if number == MOVED_AT:
+            atoms = rattled(strained(atoms, rng, 0.06), rng, 0.05, 0.3)
+        if not apart(atoms):
+            break
+        atoms.info["split"] = split
+        atoms.calc = calculator
+        kept.append(evaluated(atoms, f"{identifier}/{number}", calculator, stress=True))
+        atoms = downhill(atoms)
+    return kept
+
+
 def disordered_structure(
     identifier: str, atoms: Atoms, calculator: Calculator, rng: np.random.Generator
 ) -> list[Atoms | None]:
@@ -235,6 +291,7 @@ MAKERS = {
     "oxides_is2re_chgnet": (ionic_crystal, relaxed_energy),
     "downstream_sevennet": (disordered_cell, disordered_structure),
     "crystals_chgnet": (varied_crystal, crystal_structures),
+    "structure_types_chgnet": (known_type, type_structures),
 }
 
 
@@ -247,7 +304,8 @@ def main() -> None:
     name = options.subset
     make, structures = MAKERS[name]
     seed = options.seed + SEEDS[name]
-    jobs = systems(name, make, SIZES[name], seed)
+    good = usable if make is known_type else acceptable
+    jobs = systems(name, make, SIZES[name], seed, good)
     calculator = potential(name)
 
     def label(identifier: str, atoms: Atoms) -> list[Atoms | None]:
