@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 
-from lamm.cli.main import run
 from lamm.models import from_fairchem
 from lamm.train.checkpoint import load
 from originals import EQUIFORMER, PAINN, carbon_monoxide, original, original_weights, water
-
-
-@pytest.fixture
-def lamm(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["lamm", *map(str, words)])
-        try:
-            run()
-        except SystemExit as stop:
-            return int(stop.code or 0), *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
-    return call
 
 
 def saved(path, model, weights, **others):

@@ -1,8 +1,6 @@
 """``lamm embed``: its files, where its subsets come from, and what it refuses."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
@@ -11,27 +9,12 @@ import pytest
 import yaml
 from ase.build import molecule
 
-from lamm.cli.main import run
+from commands import Lamm
 from lamm.models.potential import build
 from lamm.train.checkpoint import save_potential
 from small import SMALL_MODELS, small_store
 
-Lamm = Callable[..., tuple[int, str, str]]
 FAST = ("--projection", "pca", "--no-page")
-
-
-@pytest.fixture
-def lamm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lamm:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lamm", "embed", *map(str, words)])
-        status = 0
-        try:
-            run()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +40,7 @@ def test_all_that_isnt_installed_is_said_at_once_with_what_works_without(
     lamm: Lamm, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    status, _, err = lamm(home / "run" / "model.safetensors", "--to", tmp_path)
+    status, _, err = lamm("embed", home / "run" / "model.safetensors", "--to", tmp_path)
     assert status == 2
     for word in ("umap-learn", "chemiscope", "lamm[map]", " ".join(FAST)):
         assert word in err
@@ -67,7 +50,7 @@ def test_the_subsets_of_the_run_are_used_without_those_of_is2re(
     lamm: Lamm, home: Path, tmp_path: Path
 ):
     model = home / "run" / "model.safetensors"
-    status, out, err = lamm(model, "--to", tmp_path, "--atoms", 20, *FAST, "--json")
+    status, out, err = lamm("embed", model, "--to", tmp_path, "--atoms", 20, *FAST, "--json")
     assert status == 0, err
     answer = json.loads(out)
     assert answer["atoms"] == 40
@@ -80,7 +63,7 @@ def test_the_subsets_of_the_run_are_used_without_those_of_is2re(
     assert results["atoms"] == {"forces": 20, "noise": 20}
     assert 0 <= results["measures"]["subset"]["purity"] <= 1
     status, out, err = lamm(
-        model, "--to", tmp_path, "--atoms", 20, *FAST, "--json", "--all", "--force"
+        "embed", model, "--to", tmp_path, "--atoms", 20, *FAST, "--json", "--all", "--force"
     )
     assert json.loads(out)["atoms"] == 60, err
 
@@ -88,7 +71,10 @@ def test_the_subsets_of_the_run_are_used_without_those_of_is2re(
 def test_two_runs_with_a_seed_give_the_same_arrays(lamm: Lamm, home: Path, tmp_path: Path):
     for name, seed in (("one", 0), ("two", 0), ("other", 1)):
         model = home / "run" / "model.safetensors"
-        assert lamm(model, "--to", tmp_path / name, "--atoms", 9, "--seed", seed, *FAST)[0] == 0
+        assert (
+            lamm("embed", model, "--to", tmp_path / name, "--atoms", 9, "--seed", seed, *FAST)[0]
+            == 0
+        )
     one, two, other = (np.load(tmp_path / n / "features.npz") for n in ("one", "two", "other"))
     assert all(np.array_equal(one[k], two[k], equal_nan=k.startswith("energy")) for k in one)
     assert not np.array_equal(one["structure_ids"], other["structure_ids"])
@@ -97,7 +83,14 @@ def test_two_runs_with_a_seed_give_the_same_arrays(lamm: Lamm, home: Path, tmp_p
 def test_stores_and_files_can_be_named(lamm: Lamm, home: Path, tmp_path: Path):
     words = (f"mine={home / 'mine.xyz'}", home / "forces")
     status, out, err = lamm(
-        home / "alone" / "model.safetensors", *words, "--to", tmp_path, *FAST, "--elements", "H,O"
+        "embed",
+        home / "alone" / "model.safetensors",
+        *words,
+        "--to",
+        tmp_path,
+        *FAST,
+        "--elements",
+        "H,O",
     )
     assert status == 0, err
     assert "2 subsets" in out
@@ -122,7 +115,7 @@ def test_a_wrong_request_leaves_nothing_behind(
 
     monkeypatch.chdir(home)
     (home / "a").mkdir(exist_ok=True)
-    status, _, err = lamm(*words, "--to", tmp_path / "out", *FAST)
+    status, _, err = lamm("embed", *words, "--to", tmp_path / "out", *FAST)
     assert status == 2
     assert re.search(message, err), err
     assert not (tmp_path / "out").exists()
@@ -130,6 +123,6 @@ def test_a_wrong_request_leaves_nothing_behind(
 
 def test_files_are_replaced_only_with_force(lamm: Lamm, home: Path, tmp_path: Path):
     (tmp_path / "results.json").write_text("mine")
-    status, _, err = lamm(home / "run" / "model.safetensors", "--to", tmp_path, *FAST)
+    status, _, err = lamm("embed", home / "run" / "model.safetensors", "--to", tmp_path, *FAST)
     assert (status, "--force" in err) == (2, True)
     assert (tmp_path / "results.json").read_text() == "mine"

@@ -2,45 +2,19 @@
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import yaml
 
 import lamm.data.writer
+from commands import Lamm
 from lamm.cli.info import group_reasons
-from lamm.cli.main import run
 from lamm.data.cards import CardHeader
 from lamm.data.store import StoreWriter
 from lamm.evaluate.dataset_figures import FILES
 from small import small_store, small_structure
-
-
-class Answer(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Lamm = Callable[..., Answer]
-
-
-@pytest.fixture
-def lamm_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lamm:
-    def call(*words: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["lamm", *map(str, words)])
-        status = 0
-        try:
-            run()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return Answer(status, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +45,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_and_its_data_section_alone_give_the_same_files(
-    lamm_command: Lamm, home: Path, tmp_path: Path
+    lamm: Lamm, home: Path, tmp_path: Path
 ) -> None:
     for name in ("run", "data"):
-        answer = lamm_command("figures", home / f"{name}.yaml", "--to", tmp_path / name)
+        answer = lamm("figures", home / f"{name}.yaml", "--to", tmp_path / name)
         assert answer.status == 0, answer.err
         assert "2 of 3 subsets drawn" in answer.out
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == sorted(FILES)
@@ -83,8 +57,8 @@ def test_a_run_and_its_data_section_alone_give_the_same_files(
     assert (tmp_path / "run/table2.md").read_text().splitlines()[2].startswith(r"| zinc\* |")
 
 
-def test_json_has_the_table_and_the_paths(lamm_command: Lamm, home: Path, tmp_path: Path) -> None:
-    answer = lamm_command("figures", home / "run.yaml", "--to", tmp_path / "f", "--json", "--all")
+def test_json_has_the_table_and_the_paths(lamm: Lamm, home: Path, tmp_path: Path) -> None:
+    answer = lamm("figures", home / "run.yaml", "--to", tmp_path / "f", "--json", "--all")
     value = json.loads(answer.out)
     assert sorted(value["files"]) == sorted(FILES)
     assert all(Path(path).is_file() for path in value["files"].values())
@@ -93,7 +67,7 @@ def test_json_has_the_table_and_the_paths(lamm_command: Lamm, home: Path, tmp_pa
     assert "IS2RE" not in (tmp_path / "f/index.html").read_text().split("<figure>")[1]
 
 
-def test_an_override_changes_what_is_drawn(lamm_command: Lamm, home: Path, tmp_path: Path) -> None:
+def test_an_override_changes_what_is_drawn(lamm: Lamm, home: Path, tmp_path: Path) -> None:
     words = (
         "figures",
         home / "run.yaml",
@@ -102,19 +76,19 @@ def test_an_override_changes_what_is_drawn(lamm_command: Lamm, home: Path, tmp_p
         tmp_path,
         "--json",
     )
-    table = json.loads(lamm_command(*words).out)["table2"]
+    table = json.loads(lamm(*words).out)["table2"]
     assert table["temperature"] == 1
     assert all(row["num_sampled"] == row["num_train"] for row in table["subsets"])
 
 
-def test_files_are_replaced_only_when_told(lamm_command: Lamm, home: Path, tmp_path: Path) -> None:
+def test_files_are_replaced_only_when_told(lamm: Lamm, home: Path, tmp_path: Path) -> None:
     (tmp_path / "fig2.csv").write_text("precious")
     words = ("figures", home / "data.yaml", "--to", tmp_path)
-    answer = lamm_command(*words)
+    answer = lamm(*words)
     assert (answer.status, answer.out) == (2, "")
     assert "fig2.csv exists. Add --force" in answer.err
     assert [path.name for path in tmp_path.iterdir()] == ["fig2.csv"]
-    assert lamm_command(*words, "--force").status == 0
+    assert lamm(*words, "--force").status == 0
     assert (tmp_path / "fig2.csv").read_text() != "precious"
 
 
@@ -127,16 +101,16 @@ def test_files_are_replaced_only_when_told(lamm_command: Lamm, home: Path, tmp_p
     ],
 )
 def test_a_configuration_without_a_joint_data_set_is_refused(
-    lamm_command: Lamm, home: Path, tmp_path: Path, name: str, message: str
+    lamm: Lamm, home: Path, tmp_path: Path, name: str, message: str
 ) -> None:
-    answer = lamm_command("figures", home / f"{name}.yaml", "--to", tmp_path / "f")
+    answer = lamm("figures", home / f"{name}.yaml", "--to", tmp_path / "f")
     assert answer.status == 2
     assert message in answer.err
     assert not (tmp_path / "f").exists()
 
 
-def test_info_of_a_configuration_has_its_limits_and_noise(lamm_command: Lamm, home: Path) -> None:
-    answer = lamm_command("data", "info", "--config", home / "run.yaml")
+def test_info_of_a_configuration_has_its_limits_and_noise(lamm: Lamm, home: Path) -> None:
+    answer = lamm("data", "info", "--config", home / "run.yaml")
     lines = answer.out.splitlines()
     assert [line.split()[0] for line in lines[:5]] == [
         "Subset",
@@ -147,21 +121,21 @@ def test_info_of_a_configuration_has_its_limits_and_noise(lamm_command: Lamm, ho
     ]
     assert re.search(r"Denoising +N/A +✗ +N ", lines[3])
     assert "more than 5 atoms are excluded from zinc" in answer.out
-    value = json.loads(lamm_command("data", "info", "--config", home / "run.yaml", "--json").out)
+    value = json.loads(lamm("data", "info", "--config", home / "run.yaml", "--json").out)
     assert value["joint"]["temperature"] == 2
     assert value["stores"][0]["store"] == str(home / "forces")
     assert value["stores"][0]["name"] == "zinc"
 
 
-def test_info_wants_stores_or_a_configuration(lamm_command: Lamm, home: Path) -> None:
-    both = lamm_command("data", "info", home / "forces", "--config", home / "run.yaml")
-    for answer in (both, lamm_command("data", "info")):
+def test_info_wants_stores_or_a_configuration(lamm: Lamm, home: Path) -> None:
+    both = lamm("data", "info", home / "forces", "--config", home / "run.yaml")
+    for answer in (both, lamm("data", "info")):
         assert answer.status == 2
         assert "expected either stores or --config" in answer.err
 
 
-def test_info_of_one_store_says_what_its_card_knows(lamm_command: Lamm, home: Path) -> None:
-    out = lamm_command("data", "info", home / "forces").out
+def test_info_of_one_store_says_what_its_card_knows(lamm: Lamm, home: Path) -> None:
+    out = lamm("data", "info", home / "forces").out
     assert "w/ TS" not in out
     for pattern in (
         r"structures +40: train \d+, val \d+, test 0",
@@ -177,19 +151,19 @@ def test_info_of_one_store_says_what_its_card_knows(lamm_command: Lamm, home: Pa
         assert re.search(pattern, out), pattern
 
 
-def test_info_of_a_store_the_package_ships(lamm_command: Lamm) -> None:
-    out = lamm_command("data", "info", "mini:molecules_gfn2").out
+def test_info_of_a_store_the_package_ships(lamm: Lamm) -> None:
+    out = lamm("data", "info", "mini:molecules_gfn2").out
     assert "GFN2-xTB†" in out
     assert "read from" in out
 
 
-def test_info_groups_the_reasons_of_skipped_records(lamm_command: Lamm, tmp_path: Path) -> None:
+def test_info_groups_the_reasons_of_skipped_records(lamm: Lamm, tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s", CardHeader(name="s")) as writer:
         writer.add(small_structure(np.random.default_rng(0), "a"))
         for number in range(1200):
             writer.skip(f"f:{number}", f"energy is nan in line {number}")
         writer.skip("f:last", "never listed")
-    out = lamm_command("data", "info", tmp_path / "s").out
+    out = lamm("data", "info", tmp_path / "s").out
     assert "1,201 records; reasons of the first 1,000" in out
     assert "1,000 × energy is nan in line …" in out
 
@@ -201,11 +175,11 @@ def test_reasons_differ_by_their_words_and_not_by_their_numbers() -> None:
 
 @pytest.mark.parametrize(("width", "ruled"), [(150, True), (60, False)])
 def test_a_wide_terminal_gets_rules_and_no_column_is_cut(
-    lamm_command: Lamm, home: Path, monkeypatch: pytest.MonkeyPatch, width: int, ruled: bool
+    lamm: Lamm, home: Path, monkeypatch: pytest.MonkeyPatch, width: int, ruled: bool
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(width))
-    out = lamm_command("data", "info", "--config", home / "run.yaml").out
+    out = lamm("data", "info", "--config", home / "run.yaml").out
     assert ("───" in out) is ruled
     assert "…" not in out
     for word in ("zinc*", "conformers", "Denoising", "w/ TS"):

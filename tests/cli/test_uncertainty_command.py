@@ -1,8 +1,6 @@
 """``lamm uncertainty``, and the verbs that use what it writes."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +8,11 @@ import ase.io
 import pyarrow.parquet as pq
 import pytest
 
-from lamm.cli.main import run
+from commands import Lamm
 from lamm.models.potential import build
 from lamm.shipped import shipped_models
 from lamm.train.checkpoint import save_potential
 from small import SMALL_MODELS, small_store
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def lamm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lamm", *map(str, words)])
-        status = 0
-        try:
-            run()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture
@@ -42,7 +24,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_shipped_model_gets_no_uncertainty_beside_it(lamm: Call, home: Path) -> None:
+def test_a_shipped_model_gets_no_uncertainty_beside_it(lamm: Lamm, home: Path) -> None:
     data, before = home / "first", set(shipped_models()["lamm-xs"].iterdir())
     status, _, err = lamm("uncertainty", "lamm-xs", data, "--val", data, "--head", "molecules_pbe0")
     assert status == 2
@@ -50,7 +32,7 @@ def test_a_shipped_model_gets_no_uncertainty_beside_it(lamm: Call, home: Path) -
     assert set(shipped_models()["lamm-xs"].iterdir()) == before
 
 
-def test_fitted_uncertainties_are_used_by_the_other_verbs(lamm: Call, home: Path) -> None:
+def test_fitted_uncertainties_are_used_by_the_other_verbs(lamm: Lamm, home: Path) -> None:
     model, stores = home / "model.safetensors", (home / "first", home / "second")
     share = ("--val-fraction", 0.3)
     status, out, err = lamm("uncertainty", model, stores[0], *share, "--json")
@@ -92,7 +74,7 @@ def test_fitted_uncertainties_are_used_by_the_other_verbs(lamm: Call, home: Path
 
 
 def test_an_uncertainty_of_other_weights_is_refused_and_can_be_fitted_anew(
-    lamm: Call, home: Path
+    lamm: Lamm, home: Path
 ) -> None:
     model = home / "model.safetensors"
     share = ("--val-fraction", 0.3)
@@ -105,7 +87,7 @@ def test_an_uncertainty_of_other_weights_is_refused_and_can_be_fitted_anew(
     assert lamm("evaluate", model, home / "first", *share)[0] == 0
 
 
-def test_wrong_requests_leave_nothing_behind(lamm: Call, home: Path) -> None:
+def test_wrong_requests_leave_nothing_behind(lamm: Lamm, home: Path) -> None:
     model, first = home / "model.safetensors", home / "first"
     small = small_store(home / "unlabelled", count=60, labels="")
     few = small_store(home / "few", count=12)
@@ -124,7 +106,7 @@ def test_wrong_requests_leave_nothing_behind(lamm: Call, home: Path) -> None:
     assert not (home / "model.uncertainty.safetensors").exists()
 
 
-def test_a_store_of_held_out_structures_counts_as_a_whole(lamm: Call, home: Path) -> None:
+def test_a_store_of_held_out_structures_counts_as_a_whole(lamm: Lamm, home: Path) -> None:
     held_out = small_store(home / "held_out", count=20, seed=5)
     words = ("--head", "first", "--val", held_out, "--json")
     status, out, err = lamm("uncertainty", home / "model.safetensors", home / "first", *words)
@@ -132,7 +114,7 @@ def test_a_store_of_held_out_structures_counts_as_a_whole(lamm: Call, home: Path
     assert json.loads(out)["heads"]["first"]["calibration_structures"] == 20
 
 
-def test_the_run_says_what_was_held_out(lamm: Call, home: Path) -> None:
+def test_the_run_says_what_was_held_out(lamm: Lamm, home: Path) -> None:
     step = home / "run" / "best"
     step.mkdir(parents=True)
     (home / "model.safetensors").rename(step / "model.safetensors")

@@ -2,10 +2,7 @@
 
 import json
 import lzma
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import ase.io
 import numpy as np
@@ -17,41 +14,14 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
+from commands import Lamm
 from lamm.calculators.ase import LaMMCalculator
-from lamm.cli.main import run
 from lamm.models.potential import build
 from lamm.train.checkpoint import save_potential
 from lamm.train.stopping import StopRequest
 from small import small_store
 
 ENCODER = {"name": "painn", "channels": 16, "num_layers": 2, "num_radial": 8, "cutoff": 4.0}
-
-
-class Answer(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict:
-        return json.loads(self.out)
-
-
-Lamm = Callable[..., Answer]
-
-
-@pytest.fixture
-def lamm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lamm:
-    def call(*words: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["lamm", *map(str, words)])
-        status = 0
-        try:
-            run()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return Answer(status, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")
