@@ -19,8 +19,9 @@ from lamm.errors import ConfigError, DataError
 from lamm.evaluate.curves import read_metrics
 from lamm.evaluate.predict import predict
 from lamm.finetune import Request, config_for, finetune, ranking
-from lamm.finetune.ranking import rank_heads
+from lamm.finetune.ranking import rank_heads, take_over
 from lamm.finetune.request import parse_time
+from lamm.finetune.run import start_from
 from lamm.structure import Structure
 from lamm.train.checkpoint import load
 from lamm.train.run import pretrain
@@ -325,6 +326,36 @@ def test_forces_of_a_few_structures_and_energies_of_all_rank_the_heads(
         assert fit.force_factor == few[head].force_factor
         assert fit.forces_mae == few[head].forces_mae
         assert fit.energy_mae != few[head].energy_mae
+
+
+@pytest.mark.parametrize("useful", [True, False])
+def test_an_output_has_the_heads_predictions_and_the_datas_scales(base: Path, useful: bool):
+    """Of a head that tells nothing of direct energies and forces, references alone are left."""
+    model = load(base).double()
+    rng = np.random.default_rng(3)
+    structures = [small_structure(rng, f"x/{n}") for n in range(40)]
+    said = list(predict(model, structures, "both"))
+    sign = 2.0 if useful else -2.0  # other signs than the head's are beyond the factors
+    labelled = [
+        replace(one, energy=3.0 * one.num_atoms + sign * p.energy, forces=sign * p.forces)
+        for one, p in zip(structures, said, strict=True)
+    ]
+    scales = Normalisation(np.zeros(119), np.ones(119, dtype=bool), 0.25, 8.0)
+    fit = next(one for one in rank_heads(model, labelled, scales) if one.head == "both")
+    tuned = start_from(model, ("mine",), {"mine": "both"}, seed=0)
+    take_over(tuned, 0, model, fit, scales)
+    assert (float(tuned.energy_scale[0]), float(tuned.force_scale[0])) == (0.25, 8.0)
+    found = list(predict(tuned, structures))
+    errors = [one.energy - p.energy for one, p in zip(labelled, found, strict=True)]
+    forces = np.concatenate([p.forces for p in found])
+    if useful:
+        assert (fit.energy_factor, fit.force_factor) == pytest.approx((2, 2), rel=1e-3)
+        assert np.abs(errors).max() < 1e-2
+        np.testing.assert_allclose(forces, np.concatenate([one.forces for one in labelled]), 1e-3)
+    else:
+        assert (fit.energy_factor, fit.force_factor) == (0, 0)
+        assert not forces.any()
+        assert fit.score == pytest.approx(1)
 
 
 def test_a_frozen_encoder_doesnt_move(base: Path, tmp_path: Path):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lamm.data.references import Normalisation, composition_counts
 from lamm.evaluate.predict import in_batches
 from lamm.graph.batch import GraphBatch
+from lamm.models.heads import scale_output
 from lamm.models.potential import Potential
 from lamm.structure import Structure
 
@@ -46,7 +47,9 @@ class HeadFit(NamedTuple):
     forces_mae: float | None
     """meV/Å; None without forces."""
     energy_factor: float
+    """0 where direct energies say no more than references alone."""
     force_factor: float
+    """0 where direct forces are no better than none."""
     reference_energies: NDArray[np.float64]
     """(119,) eV, fitted to what the head leaves of the energies."""
     score: float
@@ -137,12 +140,18 @@ def _fit(
     predicted, labels = outputs.forces[:, column], outputs.labels
     shares = []
     force_factor, forces_mae = 1.0, None
+    is_direct = model.force_head is not None
     if len(labels):
         force_factor = _bounded(_robust(predicted.reshape(-1, 1), labels.reshape(-1))[0])
-        errors = np.abs(force_factor * predicted - labels)
-        forces_mae = float(errors.mean())
         moved = labels.any(axis=1) | ~labels.any()  # symmetry makes zeros, which say nothing
-        shares.append(_share(errors[moved], np.abs(labels[moved])))
+
+        def share_of(factor: float) -> float:
+            return _share(np.abs(factor * predicted - labels)[moved], np.abs(labels[moved]))
+
+        if is_direct and share_of(force_factor) >= 1:
+            force_factor = 0.0
+        forces_mae = float(np.abs(force_factor * predicted - labels).mean())
+        shares.append(share_of(force_factor))
     rows = [row for row, one in enumerate(structures) if one.energy is not None]
     energy_factor, energy_mae = force_factor, None
     references = normalisation.reference_energies
@@ -151,14 +160,20 @@ def _fit(
         energy = np.array([structures[row].energy for row in rows], dtype=np.float64)
         own, size = outputs.energy[rows, column], counts.sum(axis=1)
         rest = energy - counts @ references  # small numbers before the fit
-        if model.force_head is not None or not len(labels):  # else one factor serves both
+        if is_direct or not len(labels):  # else one factor serves both
             energy_factor = _bounded(_slope(counts, own, rest, size))
-        change = _references(counts, rest - energy_factor * own, size)
+
+        def fitted(factor: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            """What references have to be changed by, and what is left per atom."""
+            change = _references(counts, rest - factor * own, size)
+            return change, np.abs(rest - counts @ change - factor * own) / size
+
+        (change, left), (change_alone, alone) = fitted(energy_factor), fitted(0.0)
+        if is_direct and _share(left, alone) >= 1:
+            energy_factor, change, left = 0.0, change_alone, alone
         references = references + change
-        left = energy - counts @ references - energy_factor * own
-        energy_mae = float(np.abs(left / size).mean())
-        alone = rest - counts @ _references(counts, rest, size)
-        shares.append(_share(np.abs(left / size), np.abs(alone / size)))
+        energy_mae = float(left.mean())
+        shares.append(_share(left, alone))
     return HeadFit(
         name,
         None if energy_mae is None else 1000 * energy_mae,
@@ -223,23 +238,34 @@ def _robust(design: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray
 def take_over(
     model: Potential, column: int, base: Potential, fit: HeadFit, normalisation: Normalisation
 ) -> None:
-    """Give an output that starts from a head of the base the references and scales of its fit.
+    """Give an output that starts from a head of the base the references and factors of its fit.
+
+    Direct energies and forces have scales of their own, which weigh them in the loss: they become
+    those of the training structures, and the output's weights are scaled instead. Where forces are
+    the energy's gradient both have one scale, and it doesn't matter which.
 
     Args:
         model: the potential that is about to be fine-tuned; its output has the head's weights.
         column: the output.
         base: where the head came from.
         fit: the head on the training structures.
-        normalisation: which elements the training structures have.
+        normalisation: elements and scales of the training structures.
     """
     old = base.column(fit.head)
+    energy_unit = float(base.energy_scale[old]) * fit.energy_factor
+    if model.force_head is None:
+        force_unit = float(base.force_scale[old]) * fit.energy_factor
+        scales = energy_unit, force_unit
+    else:
+        force_unit = float(base.force_scale[old]) * fit.force_factor
+        scales = normalisation.energy_scale, normalisation.force_scale
+        scale_output(model.energy_head, column, energy_unit / scales[0])
+        scale_output(model.force_head, column, force_unit / scales[1])
     model.set_normalisation(
         column,
         torch.from_numpy(fit.reference_energies),
         torch.from_numpy(normalisation.known),
-        float(base.energy_scale[old]) * fit.energy_factor,
-        float(base.force_scale[old])
-        * (fit.force_factor if base.force_head is not None else fit.energy_factor),
+        *scales,
     )
 
 

@@ -179,6 +179,13 @@ def silence(head: OutputRows, outputs: Iterable[int]) -> None:
 
 
 @torch.no_grad()
+def scale_output(head: OutputRows, output: int, factor: float) -> None:
+    """Multiply one output of a head."""
+    for tensor, dim in head.factor_rows():
+        tensor.select(dim, output).mul_(factor)
+
+
+@torch.no_grad()
 def copy_head(target: OutputRows, source: OutputRows, columns: Mapping[int, int]) -> None:
     """Copy a head's shared layers, and some of its outputs, into another.
 
