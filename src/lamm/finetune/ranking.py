@@ -9,7 +9,7 @@ records neither choose the head nor move the references that training starts fro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lamm.data.references import Normalisation, composition_counts
 from lamm.evaluate.predict import in_batches
+from lamm.finetune.robust import robust_references, robust_solution
 from lamm.graph.batch import GraphBatch
 from lamm.models.heads import scale_output
 from lamm.models.potential import Potential
@@ -29,13 +30,6 @@ MAX_FORCES = 48
 each head takes a backward pass."""
 FACTORS = (0.25, 4.0)
 """Bounds of the factors. A head beyond them predicts something else, such as noise."""
-HUBER, ROUNDS = 1.345, 12
-"""Standard deviations beyond which an error counts by its length and not by its square (Huber 1964,
-95 % efficient where errors are normal), and rounds of least squares with new weights."""
-_DEVIATIONS = 1.4826
-"""Standard deviation of a normal distribution over its median absolute value."""
-_LEAST_ERROR = 1e-6
-"""eV/atom or eV/Å; errors below it are rounding, whatever most of the others are."""
 
 
 class HeadFit(NamedTuple):
@@ -70,7 +64,7 @@ class _Outputs(NamedTuple):
 
 def rows_to_rank(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """At most `MAX_RANKED` of some rows, evenly chosen."""
-    return rows[_evenly(len(rows), MAX_RANKED)]
+    return evenly(rows, MAX_RANKED)
 
 
 def rank_heads(
@@ -98,11 +92,11 @@ def rank_heads(
     )
 
 
-def _evenly(count: int, most: int) -> NDArray[np.int64]:
-    """At most so many of the numbers from 0, evenly chosen."""
-    if count <= most:
-        return np.arange(count)
-    return np.linspace(0, count - 1, most).astype(np.int64)
+def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of some rows, evenly chosen."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 def _predict(model: Potential, structures: Sequence[Structure]) -> _Outputs:
@@ -114,7 +108,7 @@ def _predict(model: Potential, structures: Sequence[Structure]) -> _Outputs:
             reference = composition_counts(part) @ model.reference_energies.cpu().numpy().T
             predicted = model.energies(_batch(model, part)).cpu().numpy()
             energies.append(predicted - reference - model.energy_shift.cpu().numpy())
-        some = [structures[place] for place in _evenly(len(structures), MAX_FORCES)]
+        some = [structures[place] for place in evenly(np.arange(len(structures)), MAX_FORCES)]
         for part in in_batches(some, 32):
             batch = _batch(model, part)
             labelled = batch.free & batch.has_forces[batch.structure_index]
@@ -142,7 +136,7 @@ def _fit(
     force_factor, forces_mae = 1.0, None
     is_direct = model.force_head is not None
     if len(labels):
-        force_factor = _bounded(_robust(predicted.reshape(-1, 1), labels.reshape(-1))[0])
+        force_factor = _bounded(robust_solution(predicted.reshape(-1, 1), labels.reshape(-1))[0])
         moved = labels.any(axis=1) | ~labels.any()  # symmetry makes zeros, which say nothing
 
         def share_of(factor: float) -> float:
@@ -165,7 +159,7 @@ def _fit(
 
         def fitted(factor: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             """What references have to be changed by, and what is left per atom."""
-            change = _references(counts, rest - factor * own, size)
+            change = robust_references(counts, rest - factor * own, size)
             return change, np.abs(rest - counts @ change - factor * own) / size
 
         (change, left), (change_alone, alone) = fitted(energy_factor), fitted(0.0)
@@ -202,37 +196,9 @@ def _slope(
 ) -> float:
     """The factor of the head's energies in a fit together with references, both per atom."""
     used = counts.any(axis=0)
-    return float(_robust(np.column_stack((counts[:, used], own)) / size[:, None], rest / size)[-1])
-
-
-def _references(
-    counts: NDArray[np.float64], energy: NDArray[np.float64], size: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """(119,) fitted to the energy per atom; zero for elements that aren't there."""
-    used = counts.any(axis=0)
-    result = np.zeros(counts.shape[1])
-    result[used] = _robust(counts[:, used] / size[:, None], energy / size)
-    return result
-
-
-def _robust(design: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Coefficients (k,) of a linear fit in which large errors count by their length (Huber).
-
-    Least squares again and again, each time with the weights that the last errors give.
-
-    Args:
-        design: (n, k).
-        target: (n,).
-    """
-    weight: NDArray[np.float64] = np.ones(len(target))
-    solution: NDArray[np.floating[Any]] = np.zeros(design.shape[1])
-    for _ in range(ROUNDS):
-        root = np.sqrt(weight)
-        solution = np.linalg.lstsq(design * root[:, None], target * root, rcond=1e-10)[0]
-        error = np.abs(target - design @ solution)
-        limit = max(HUBER * _DEVIATIONS * float(np.median(error)), _LEAST_ERROR)
-        weight = limit / np.maximum(error, limit)
-    return np.asarray(solution, dtype=np.float64)
+    return float(
+        robust_solution(np.column_stack((counts[:, used], own)) / size[:, None], rest / size)[-1]
+    )
 
 
 def take_over(

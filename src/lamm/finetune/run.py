@@ -14,7 +14,15 @@ from lamm.data.joint import JointDataset, Subset, refit_normalisation
 from lamm.data.references import Normalisation
 from lamm.errors import CheckpointError, ConfigError, nearest_names
 from lamm.finetune.card import write_card
-from lamm.finetune.ranking import HeadFit, rank_heads, ranking_table, rows_to_rank, take_over
+from lamm.finetune.ranking import (
+    HeadFit,
+    evenly,
+    rank_heads,
+    ranking_table,
+    rows_to_rank,
+    take_over,
+)
+from lamm.finetune.robust import with_robust_references
 from lamm.models.lora import adapt, num_trained
 from lamm.models.potential import ModelConfig, Potential, build
 from lamm.schema import parse
@@ -23,6 +31,9 @@ from lamm.train.distributed import join, leave
 from lamm.train.run import CONFIG, restarted_here, run_training, set_normalisation, set_one
 
 logger = logging.getLogger(__name__)
+
+MOST_FITTED = 5000
+"""Training structures that references are fitted to, robustly; all of a few hundred are needed."""
 
 
 def start_from(
@@ -98,7 +109,10 @@ def check_heads(config: FinetuneConfig, base: Potential | None) -> None:
 
 def fitted_on_train(subset: Subset) -> Normalisation:
     """References and scales of a subset's training structures; the noise's where it is denoised."""
-    return subset.normalisation() if subset.denoising is not None else refit_normalisation(subset)
+    if subset.denoising is not None:
+        return subset.normalisation()
+    rows = evenly(subset.rows("train"), MOST_FITTED)
+    return with_robust_references(refit_normalisation(subset), list(subset.store.structures(rows)))
 
 
 def starting_model(
