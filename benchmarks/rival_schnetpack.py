@@ -2,7 +2,7 @@
 
 Its own data module, model, task and trainer, with the settings of its tutorials (64 channels, three
 interactions, cutoff 5 Å, batches of 10, AdamW at 1e-3, squared errors weighed 0.01 to 0.99). Linear
-reference energies are taken off, as `lamm finetune` does. Prints test errors as JSON.
+reference energies by least squares are taken off. Prints test errors as JSON.
 """
 
 from __future__ import annotations
