@@ -37,6 +37,7 @@ def comparison() -> Comparison:
         element=number.astype(np.uint8),
         force_label=label.astype(np.float32),
         force_error=error.astype(np.float32),
+        force_sigma=np.zeros(0, np.float32),
         stress_row=np.array([0]),
         stress_label=np.zeros((1, 6)),
         stress_error=np.array([[0.001, -0.001, 0, 0, 0, 0.004]]),

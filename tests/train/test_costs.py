@@ -308,7 +308,7 @@ def test_batches_are_as_large_as_speed_gains_from_and_memory_holds(config, joint
     trial = budget(config, batch_size="auto")
     index = joint.plan_index(most_neighbors(joint, model.graph_config), 0.5)
     atoms = budgets.mean_of_uses(index, joint, joint.num_atoms[as_array(index.ids)])
-    uses = int(budgets.uses_of(index, joint).sum())
+    uses = int(budgets.uses_of(index, joint.config.sampling).sum())
 
     monkeypatch.setattr(budgets, "FEWEST_STEPS", 1)
     fast = fast_batch_size(1.0, 0.01 * atoms)
