@@ -1,5 +1,6 @@
 """Splits that keep copies and trajectories together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,18 @@ def test_a_copy_goes_where_its_original_goes(tmp_path: Path):
     )
     group = group_structures(store_of(tmp_path / "s", [*some, copy]))
     assert group[-1] == group[0]
+
+
+def test_copies_among_frames_in_no_order_dont_join_all_of_them(tmp_path: Path):
+    some = frames(np.random.default_rng(3), [6, 8, 1, 1], 40, "md")
+    copies = [(1, 38), (6, 30), (11, 25), (15, 20), (2, 33), (9, 27), (13, 36)]
+    for one, other in copies:
+        some[other] = replace(some[one], id=some[other].id)
+    group = group_structures(store_of(tmp_path / "s", some))
+    assert all(group[one] == group[other] for one, other in copies)
+    assert len(set(group.tolist())) == 10
+    assert np.bincount(group).max() <= 7
+    assert {VAL, TEST, TRAIN} == set(split_groups(group, 0.1, 0.1).tolist())
 
 
 def test_groups_are_held_out_whole_and_by_the_shares():

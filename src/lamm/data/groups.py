@@ -28,7 +28,8 @@ def group_structures(store: Store) -> NDArray[np.int64]:
 
     Structures of the same atoms in the same order and the same periodic directions are frames of
     one system. A system with more than `LARGEST` of all is cut into blocks of frames that follow
-    each other. Copies of a structure go where the structure goes.
+    each other. Copies of a structure go where the structure goes; systems that aren't cut and have
+    copies of each other's structures are one.
     """
     parts = [(fingerprints(block), block.sizes) for block in read_blocks(store)]
     order = np.concatenate([found.order for found, _ in parts])
@@ -40,37 +41,66 @@ def group_structures(store: Store) -> NDArray[np.int64]:
     small = sizes < LEAST_ATOMS
     group[small] = count + np.flatnonzero(small)
 
-    blocks = np.zeros(count, dtype=np.int64)
+    blocks, is_cut = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
     most = max(int(LARGEST * count), 1)
     for one in np.unique(group):
         rows = np.flatnonzero(group == one)
         if len(rows) > most:
             num_blocks = min(-(-len(rows) // most), len(rows))
             blocks[rows] = np.arange(len(rows)) * num_blocks // len(rows)
+            is_cut[rows] = True
     group = np.unique(np.column_stack((group, blocks)), axis=0, return_inverse=True)[1].reshape(-1)
-    return _in_order(_with_copies(group.astype(np.int64), composition, lengths))
+    return _in_order(_with_copies(group.astype(np.int64), is_cut, composition, lengths))
 
 
-def _with_copies(
-    group: NDArray[np.int64], composition: NDArray[np.uint64], lengths: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """Groups that hold nearly the same structure become one."""
-    parent = np.arange(group.max() + 1)
+class _Sets:
+    """Disjoint sets of the numbers from 0; the least of a set stands for it."""
 
-    def root(one: int) -> int:
+    def __init__(self, count: int) -> None:
+        self._parent = np.arange(count)
+
+    def first(self, one: int) -> int:
+        """The least number in the set of `one`."""
+        parent = self._parent
         while parent[one] != one:
             parent[one] = parent[parent[one]]
             one = int(parent[one])
         return one
 
+    def join(self, one: int, other: int) -> None:
+        """Make two sets one."""
+        low, high = sorted((self.first(one), self.first(other)))
+        self._parent[high] = low
+
+    def firsts(self) -> NDArray[np.int64]:
+        """`first` of every number."""
+        return np.array([self.first(one) for one in range(len(self._parent))], dtype=np.int64)
+
+
+def _with_copies(
+    group: NDArray[np.int64],
+    is_cut: NDArray[np.bool_],
+    composition: NDArray[np.uint64],
+    lengths: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Nearly the same structures come into one group, by joining groups that are whole systems.
+
+    Blocks of a system that was cut aren't joined: a few copies among frames in no order would make
+    one of nearly all of them. The copies alone go to where the first of them is.
+    """
+    groups, rows = _Sets(int(group.max()) + 1), _Sets(len(group))
     sorted_rows = np.lexsort((lengths[:, 0], composition))
     before, after = sorted_rows[:-1], sorted_rows[1:]
     near = (composition[before] == composition[after]) & (
         np.abs(lengths[before] - lengths[after]) < NEAR
     ).all(axis=1)
-    for one, other in zip(before[near], after[near], strict=True):
-        parent[root(int(group[other]))] = root(int(group[one]))
-    return np.array([root(int(one)) for one in group], dtype=np.int64)
+    for one, other in zip(before[near].tolist(), after[near].tolist(), strict=True):
+        if is_cut[one] or is_cut[other]:
+            rows.join(one, other)
+        else:
+            groups.join(int(group[one]), int(group[other]))
+    joined: NDArray[np.int64] = groups.firsts()[group]
+    return joined[rows.firsts()]
 
 
 def _in_order(group: NDArray[np.int64]) -> NDArray[np.int64]:
