@@ -14,7 +14,7 @@ from ase.data import atomic_numbers, covalent_radii
 from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from crystal_cells import ABSENT, ELEMENTS, METALS, NONMETALS, SMALLEST
+from crystal_cells import ELEMENTS, METALS, NONMETALS, SMALLEST
 from periodic_cells import acceptable
 
 FAMILIES = [
@@ -50,7 +50,7 @@ def structure_types() -> list[Atoms]:
     every = [entry["snl"].structure for entry in AFLOW_PROTOTYPE_LIBRARY]
     ordered = [one for one in every if one.is_ordered and len(one) <= MOST]
     cells = [AseAtomsAdaptor.get_atoms(one, msonable=False) for one in ordered]
-    known = set(ELEMENTS) - ABSENT
+    known = set(ELEMENTS)
     return [
         Atoms(one.numbers, one.positions, cell=one.cell, pbc=True)
         for one in cells

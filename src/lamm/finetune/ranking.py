@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lamm.balance.columns import spread_places
 from lamm.data.references import Normalisation, composition_counts
 from lamm.evaluate.predict import in_batches
 from lamm.finetune.robust import robust_references, robust_solution
@@ -64,7 +65,8 @@ class _Outputs(NamedTuple):
 
 def rows_to_rank(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """At most `MAX_RANKED` of some rows, evenly chosen."""
-    return evenly(rows, MAX_RANKED)
+    some: NDArray[np.int64] = rows[spread_places(len(rows), MAX_RANKED)]
+    return some
 
 
 def rank_heads(
@@ -92,13 +94,6 @@ def rank_heads(
     )
 
 
-def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of some rows, evenly chosen."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
-
-
 def _predict(model: Potential, structures: Sequence[Structure]) -> _Outputs:
     was_training = model.training
     model.eval()
@@ -108,7 +103,7 @@ def _predict(model: Potential, structures: Sequence[Structure]) -> _Outputs:
             reference = composition_counts(part) @ model.reference_energies.cpu().numpy().T
             predicted = model.energies(_batch(model, part)).cpu().numpy()
             energies.append(predicted - reference - model.energy_shift.cpu().numpy())
-        some = [structures[place] for place in evenly(np.arange(len(structures)), MAX_FORCES)]
+        some = [structures[place] for place in spread_places(len(structures), MAX_FORCES)]
         for part in in_batches(some, 32):
             batch = _batch(model, part)
             labelled = batch.free & batch.has_forces[batch.structure_index]

@@ -9,19 +9,13 @@ from typing import Any
 
 import yaml
 
+from lamm.balance.columns import spread_places
 from lamm.config import BEST, RESET, FinetuneConfig
 from lamm.data.joint import JointDataset, Subset, refit_normalisation
 from lamm.data.references import Normalisation
 from lamm.errors import CheckpointError, ConfigError, nearest_names
 from lamm.finetune.card import write_card
-from lamm.finetune.ranking import (
-    HeadFit,
-    evenly,
-    rank_heads,
-    ranking_table,
-    rows_to_rank,
-    take_over,
-)
+from lamm.finetune.ranking import HeadFit, rank_heads, ranking_table, rows_to_rank, take_over
 from lamm.finetune.robust import with_robust_references
 from lamm.models.lora import adapt, num_trained
 from lamm.models.potential import ModelConfig, Potential, build
@@ -111,8 +105,9 @@ def fitted_on_train(subset: Subset) -> Normalisation:
     """References and scales of a subset's training structures; the noise's where it is denoised."""
     if subset.denoising is not None:
         return subset.normalisation()
-    rows = evenly(subset.rows("train"), MOST_FITTED)
-    return with_robust_references(refit_normalisation(subset), list(subset.store.structures(rows)))
+    rows = subset.rows("train")
+    some = list(subset.store.structures(rows[spread_places(len(rows), MOST_FITTED)]))
+    return with_robust_references(refit_normalisation(subset), some)
 
 
 def starting_model(
@@ -132,7 +127,11 @@ def starting_model(
         model = build(config.model, joint.names, seed=config.seed).start_at_references()
         set_normalisation(model, [fitted_on_train(subset) for subset in joint.subsets])
         return model, {}
-    fitted = {subset.name: fitted_on_train(subset) for subset in joint.subsets}
+    fitted = {
+        subset.name: fitted_on_train(subset)
+        for subset in joint.subsets
+        if subset.name not in config.replay  # which keep the base's
+    }
     rankings: dict[str, list[HeadFit]] = {}
     heads = dict(config.heads) | {name: name for name in config.replay}
     for subset in joint.subsets:
