@@ -20,7 +20,7 @@ from lamm.train.batches import Schedule
 from lamm.train.distributed import World, join, leave
 from lamm.train.ending import run_to_the_end
 from lamm.train.optim import build_optimizer
-from lamm.train.run import set_normalisation
+from lamm.train.start import set_normalisation
 from lamm.train.step import Step
 from small import SMALL_MODELS, small_config, without_dropout
 

@@ -20,7 +20,7 @@ from lamm.train.gradients import SharedGradients
 from lamm.train.memory import is_out_of_memory
 from lamm.train.optim import build_optimizer
 from lamm.train.parts import cut, graph_size, select, split_batch, structure_sizes
-from lamm.train.run import set_normalisation
+from lamm.train.start import set_normalisation
 from lamm.train.step import LOSS, NUM_NOTES, Step
 from small import SMALL_MODELS, small_config, without_dropout
 

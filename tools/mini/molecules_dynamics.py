@@ -56,8 +56,10 @@ class Gfn2:
         return float(self._last["energy"]) * HARTREE, -self._last["gradient"] * (HARTREE / BOHR)
 
 
-def frames(name: str, atoms: Atoms, charge: int, rng: np.random.Generator) -> list[Atoms | None]:
-    """Labelled frames of a short run; those before a failure are kept."""
+def frames(
+    name: str, atoms: Atoms, charge: int, rng: np.random.Generator, count: int = FRAMES
+) -> list[Atoms | None]:
+    """Labelled frames of a short run, `count` of them; those before a failure are kept."""
     moving, method = atoms.copy(), Gfn2(atoms, charge)
     moving.info["split"] = split_of(name)
     kelvin = rng.uniform(600, 3000)
@@ -67,7 +69,7 @@ def frames(name: str, atoms: Atoms, charge: int, rng: np.random.Generator) -> li
     kept: list[Atoms | None] = []
     try:
         _, forces = method(moving.positions)
-        for step in range(1, FRAMES * APART + 1):
+        for step in range(1, count * APART + 1):
             velocities += 0.5 * STEP * forces / masses
             moving.positions += STEP * velocities
             energy, forces = method(moving.positions)

@@ -6,6 +6,7 @@ the pre-training head that suits them, `run` trains, `card` says what came out.
 
 from lamm.finetune.further import Request
 from lamm.finetune.request import config_for
-from lamm.finetune.run import check_architecture, finetune, start_from
+from lamm.finetune.run import finetune, start_from
+from lamm.train.start import check_architecture
 
 __all__ = ["Request", "check_architecture", "config_for", "finetune", "start_from"]

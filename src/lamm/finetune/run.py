@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -13,16 +12,17 @@ from lamm.balance.columns import spread_places
 from lamm.config import BEST, RESET, FinetuneConfig
 from lamm.data.joint import JointDataset, Subset, refit_normalisation
 from lamm.data.references import Normalisation
-from lamm.errors import CheckpointError, ConfigError, nearest_names
+from lamm.errors import ConfigError, nearest_names
 from lamm.finetune.card import write_card
 from lamm.finetune.ranking import HeadFit, rank_heads, ranking_table, rows_to_rank, take_over
 from lamm.finetune.robust import with_robust_references
 from lamm.models.lora import adapt, num_trained
-from lamm.models.potential import ModelConfig, Potential, build
+from lamm.models.potential import Potential, build
 from lamm.schema import parse
 from lamm.train.checkpoint import TrainState, load
 from lamm.train.distributed import join, leave
-from lamm.train.run import CONFIG, restarted_here, run_training, set_normalisation, set_one
+from lamm.train.run import CONFIG, restarted_here, run_training
+from lamm.train.start import check_architecture, set_normalisation, set_one
 
 logger = logging.getLogger(__name__)
 
@@ -52,27 +52,6 @@ def start_from(
                 f"heads: the base has no subset '{old}'. {nearest_names(old, base.subsets)}"
             )
     return base.with_subsets(subsets, heads=heads, seed=seed)
-
-
-def check_architecture(base: Potential, wanted: ModelConfig) -> None:
-    """Refuse a base of another architecture than the configuration asks for.
-
-    Raises:
-        CheckpointError: an entry of the encoder's configuration differs.
-    """
-    has: dict[str, Any] = base.config.encoder.model_dump()
-    asked: dict[str, Any] = wanted.encoder.model_dump()
-    different = [
-        f"{key} is {has.get(key)}, expected {value}"
-        for key, value in asked.items()
-        if has.get(key) != value and key not in wanted.encoder.no_architecture
-    ]
-    if different:
-        raise CheckpointError(
-            "the base checkpoint is of another architecture than `model` asks for: "
-            f"{'; '.join(different)}.\n"
-            "  Leave `model` out to take the checkpoint's own."
-        )
 
 
 def checked_base(config: FinetuneConfig) -> Potential | None:

@@ -19,17 +19,17 @@ import yaml
 import lamm
 from lamm.config import RunConfig, TrainingConfig, to_yaml
 from lamm.data.joint import JointDataset
-from lamm.data.references import Normalisation
 from lamm.errors import CheckpointError, ConfigError
 from lamm.evaluate.curves import METRICS
 from lamm.files import write_json, write_text
-from lamm.models.potential import Potential, build
+from lamm.models.potential import Potential
 from lamm.runtime import tune_cpu
 from lamm.shipped import checkpoint_path
 from lamm.train.checkpoint import TrainState, read_state
 from lamm.train.distributed import World, join, leave
 from lamm.train.engine import train
 from lamm.train.preflight import check_run, settle_balance
+from lamm.train.start import pretraining_model
 
 logger = logging.getLogger(__name__)
 
@@ -162,29 +162,6 @@ def restarted_here(folder: Path) -> bool:
     return before is not None and before == launch_key()
 
 
-def set_normalisation(model: Potential, normalisations: list[Normalisation]) -> None:
-    """Give each output of the model its subset's reference energies and scales (Sec. 3.2)."""
-    for column, fitted in enumerate(normalisations):
-        set_one(model, column, fitted)
-
-
-def set_one(model: Potential, column: int, fitted: Normalisation) -> None:
-    """Give one output its subset's reference energies and scales.
-
-    Where forces are the energy's gradient, the unit of the energy is also that of the forces, and
-    the force scale (times 1 Å) is taken for both: in a structure of many atoms, or under pressure,
-    the energies' own is far from what a displacement costs.
-    """
-    conservative = model.force_head is None and fitted.has_forces
-    model.set_normalisation(
-        column,
-        torch.from_numpy(fitted.reference_energies),
-        torch.from_numpy(fitted.known),
-        fitted.force_scale if conservative else fitted.energy_scale,
-        fitted.force_scale,
-    )
-
-
 def run_training(
     config: TrainingConfig,
     model: Potential,
@@ -222,14 +199,6 @@ def run_training(
     )
 
 
-def _at_references(config: RunConfig) -> tuple[JointDataset, Potential]:
-    """The data of a pre-training and its model before the first step."""
-    joint = JointDataset(config.data, config.seed)
-    model = build(config.model, joint.names, seed=config.seed).start_at_references()
-    set_normalisation(model, [subset.normalisation() for subset in joint.subsets])
-    return joint, model
-
-
 def pretrain(
     config: RunConfig, *, resume: bool = False, quiet: bool = False, title: str = "pre-training"
 ) -> TrainState:
@@ -242,7 +211,8 @@ def pretrain(
     """
     world = join(config.train.device)
     try:
-        joint, model = world.together(lambda: _at_references(config))
+        joint = world.together(lambda: JointDataset(config.data, config.seed))
+        model = world.together(lambda: pretraining_model(config, joint))
         return run_training(config, model, joint, world, resume=resume, title=title, quiet=quiet)
     finally:
         leave(world)
