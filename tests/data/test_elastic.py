@@ -84,8 +84,8 @@ def test_a_subset_has_energies_and_forces_with_scales_of_their_own(tmp_path: Pat
     assert joint.has_energy[np.arange(40)].all()
     normalisation = subset.normalisation()
     forces = np.concatenate([subset.structure(row, 5, 1).forces for row in range(40)])
-    rms = float(np.sqrt(np.square(forces).mean()))
-    assert normalisation.force_scale == pytest.approx(rms, rel=0.3)
+    length = float(np.linalg.norm(forces, axis=1).mean())
+    assert normalisation.force_scale == pytest.approx(np.sqrt(np.pi / 8) * length, rel=0.2)
     assert normalisation.energy_scale > 0
     assert normalisation.has_forces
 

@@ -106,7 +106,19 @@ def test_only_free_atoms_count_for_the_force_scale() -> None:
     assert scale.solve() == 0.0
     scale.add(np.array([[3.0, 0, 0], [100, 100, 100]]), np.array([True, False]))
     scale.add(np.array([[0.0, 4, 0]], dtype=np.float32))
-    assert scale.solve() == pytest.approx(np.sqrt((9 + 16) / 6))
+    assert scale.solve() == pytest.approx(np.sqrt(np.pi / 8) * (3 + 4) / 2)
+
+
+def test_the_force_scale_is_the_rms_of_normal_forces_and_hardly_moved_by_a_few_extreme_ones() -> (
+    None
+):
+    forces = np.random.default_rng(0).normal(0, 0.3, (20_000, 3))
+    scale = ForceScale()
+    scale.add(forces)
+    assert scale.solve() == pytest.approx(0.3, rel=0.02)
+    scale.add(np.full((20, 3), 100.0))
+    assert np.sqrt(np.square(forces).sum() + 60 * 100.0**2) / np.sqrt(3 * 20_020) > 3
+    assert scale.solve() < 0.5
 
 
 class TestScalesAreOneWhere:

@@ -13,6 +13,7 @@ for subset in molecules_unlabelled molecules_gfn2; do
   "$generator" tools/mini/molecules_nci.py "$subset"
 done
 "$generator" tools/mini/molecules_dynamics.py
+"$generator" tools/mini/molecules_fragments.py
 for subset in slabs_chgnet oxides_chgnet oxides_is2re_chgnet downstream_sevennet crystals_chgnet structure_types_chgnet; do
   "$generator" tools/mini/periodic.py "$subset"
 done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +60,14 @@ def finetune(
         str | None,
         typer.Option(help="All of it in this time, as 10m; the learning rate falls with it."),
     ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes on this machine that share each mini-batch; where left out, one for "
+            "each core up to 4 if a CPU does the work and there is enough of it.",
+        ),
+    ] = None,
     accept_data: Annotated[
         bool, typer.Option("--accept-data", help="Go on in spite of the doctor's errors.")
     ] = False,
@@ -75,8 +84,9 @@ def finetune(
     from lamm.config import read_finetune_config
     from lamm.finetune import Request
     from lamm.finetune import finetune as run
-    from lamm.finetune.request import config_on_every_rank, parse_time
-    from lamm.finetune.run import resumed_config
+    from lamm.finetune.request import config_on_every_rank, parse_time, ranks_by_rule
+    from lamm.finetune.run import ranks_of_run, resumed_config
+    from lamm.train.local_ranks import local_ranks
 
     start_logging(quiet=as_json)
     words = list(overrides or [])
@@ -107,37 +117,41 @@ def finetune(
                 "single entries of a configuration are changed by KEY=VALUE."
             )
         settings = read_finetune_config(config, [*words, *([f"to={to}"] if to else [])])
+        with local_ranks(ranks or 1, sys.argv[1:]):
+            finish(lambda: run(settings, resume=resume, quiet=as_json), settings.to, as_json)
     elif resume and to is not None:
         if given or words:
             raise ConfigError(
                 f"a run that goes on keeps its settings; leave out {' '.join([*given, *words])}."
             )
         settings = resumed_config(to)
+        with local_ranks(ranks or ranks_of_run(settings), sys.argv[1:]):
+            finish(lambda: run(settings, resume=True, quiet=as_json), to, as_json)
     else:
         if (base is None and preset is None) or data is None or to is None:
             raise ConfigError(
                 "nothing to fine-tune. Name a configuration file, or --from CHECKPOINT (or "
                 "--from-scratch PRESET), --data FILE-or-STORE and --to DIR."
             )
-        settings = config_on_every_rank(
-            Request(
-                data=data,
-                to=to,
-                base=base,
-                preset=preset,
-                val=val,
-                test=test,
-                card=card,
-                head=head,
-                frozen=frozen,
-                lora=lora,
-                layer_decay=layer_decay,
-                replay=tuple(replay or ()),
-                unlabelled=unlabelled,
-                max_seconds=None if max_time is None else parse_time(max_time),
-                accept_data=accept_data,
-                words=words,
-                begun=begun,
-            )
+        request = Request(
+            data=data,
+            to=to,
+            base=base,
+            preset=preset,
+            val=val,
+            test=test,
+            card=card,
+            head=head,
+            frozen=frozen,
+            lora=lora,
+            layer_decay=layer_decay,
+            replay=tuple(replay or ()),
+            unlabelled=unlabelled,
+            max_seconds=None if max_time is None else parse_time(max_time),
+            accept_data=accept_data,
+            words=words,
+            begun=begun,
         )
-    finish(lambda: run(settings, resume=resume, quiet=as_json), settings.to, as_json)
+        with local_ranks(ranks or ranks_by_rule(request), sys.argv[1:]):
+            settings = config_on_every_rank(request)
+            finish(lambda: run(settings, resume=resume, quiet=as_json), to, as_json)

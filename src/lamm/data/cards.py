@@ -191,7 +191,7 @@ class DatasetCard(CardHeader):
     energy_scale: PositiveFloat | None
     """eV; what the references leave of the energies (rms). None without energies."""
     force_scale: PositiveFloat | None
-    """eV/Å; rms component over free atoms. None without forces."""
+    """eV/Å; of free atoms, see `ForceScale`. None without forces."""
     shards: Annotated[tuple[FileRecord, ...], Field(min_length=1)]
     index: FileRecord
     num_skipped: NonNegativeInt = 0

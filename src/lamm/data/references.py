@@ -21,6 +21,8 @@ SINGULAR = 1e-11
 """Singular values below this share of the largest are rounding: there, elements go together."""
 NO_RESIDUAL = 1e-6
 """eV; an rms residual below this is rounding: the references explain every energy."""
+_COMPONENT = float(np.sqrt(np.pi / 8))
+"""Rms component over mean length, of vectors with normal components."""
 _ROWS = 2048
 _FIT_ROWS = 1024
 
@@ -145,11 +147,17 @@ class ReferenceAccumulator:
 
 
 class ForceScale:
-    """Root mean square of the force components over free atoms, in one pass."""
+    """Mean length of the forces on free atoms, in one pass, as the rms component that goes with it.
+
+    The loss compares forces by the length of their error (Eq. 5), so the mean length makes what is
+    to be learnt equally large in every subset. The rms does so where components are normal, and
+    gives the same number there; of crystals and surfaces a few extreme forces are most of the
+    squares, and divided by their rms all other forces vanish.
+    """
 
     def __init__(self) -> None:
-        self._squares = 0.0
-        self._components = 0
+        self._lengths = 0.0
+        self._atoms = 0
 
     def add(
         self, forces: Float[np.ndarray, "atoms 3"], free: Bool[np.ndarray, " atoms"] | None = None
@@ -161,12 +169,12 @@ class ForceScale:
             free: atoms whose forces are a label; all where left out.
         """
         labels = (forces if free is None else forces[free]).astype(np.float64)
-        self._squares += float(np.square(labels).sum())
-        self._components += labels.size
+        self._lengths += float(np.linalg.norm(labels, axis=1).sum())
+        self._atoms += len(labels)
 
     def solve(self) -> float:
         """eV/Å; 0 where nothing was taken in."""
-        return float(np.sqrt(self._squares / self._components)) if self._components else 0.0
+        return _COMPONENT * self._lengths / self._atoms if self._atoms else 0.0
 
 
 def energy_scale(references: ReferenceEnergies) -> float:
@@ -175,7 +183,7 @@ def energy_scale(references: ReferenceEnergies) -> float:
 
 
 def force_scale(forces: ForceScale) -> float:
-    """What forces are divided by, in eV/Å: their rms, or 1 where there are none or all are zero."""
+    """What forces are divided by, in eV/Å; 1 where there are none, or all are zero."""
     return forces.solve() or 1.0
 
 

@@ -51,6 +51,8 @@ class Request:
     words: Sequence[str] = ()
     begun: float = field(default_factory=time.monotonic)
     """Since when `max_seconds` counts, by the monotonic clock."""
+    ranks: int = 1
+    """Ranks that share each mini-batch."""
 
 
 def further_subsets(request: Request) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lamm.finetune.data import check_data, prepare_data
 from lamm.finetune.further import UNLABELLED, Request, further_subsets, unlabelled_subset
 from lamm.finetune.rules import (
     MAX_VAL,
+    batch_size_per_rank,
     batch_size_with_further,
     choose_recipe,
     further_weight,
@@ -30,6 +32,7 @@ from lamm.models.presets import ModelConfig, resolve_model
 from lamm.schema import parse
 from lamm.train.checkpoint import load, weights_file
 from lamm.train.distributed import join, leave
+from lamm.train.local_ranks import ranks_here
 from lamm.train.run import CONFIG, restarted_here
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ after many."""
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 LEAST_SECONDS = 5.0
 """Time for training that must be left after the data is prepared."""
+LEAST_STEPS_SHARED, LEAST_SECONDS_SHARED = 200, 30.0
+"""Length of a run that is shared by ranks: they take some seconds to start."""
 AFTER, AFTER_SHARE = 3.0, 0.03
 """Seconds, and share of the whole, that are kept for test errors, card and report."""
 
@@ -86,6 +91,8 @@ def config_for(request: Request) -> FinetuneConfig:
     try:
         check_data(prepared, request.to, accept=request.accept_data)
         mapping = _with_further(request, _mapping(request, store, model, said), store, old)
+        whole = mapping["balance"]["batch_size"]
+        mapping["balance"] = {"batch_size": batch_size_per_rank(whole, request.ranks)}
         if request.max_seconds is not None:
             left = _time_left(request.max_seconds, time.monotonic() - request.begun)
             mapping["train"]["max_seconds"] = left
@@ -95,6 +102,21 @@ def config_for(request: Request) -> FinetuneConfig:
         if request.unlabelled is not None and request.unlabelled.is_file():
             shutil.rmtree(request.to / UNLABELLED, ignore_errors=True)
         raise
+
+
+def ranks_by_rule(request: Request) -> int:
+    """How many ranks to start on this machine for a request.
+
+    One where the user chose the mini-batches, which are a rank's, or where the run is over before
+    the start of further processes has paid off.
+    """
+    said = override({}, request.words)
+    train = said.get("train")
+    train = train if isinstance(train, dict) else {}
+    steps = train.get("steps")
+    short = isinstance(steps, int) and steps < LEAST_STEPS_SHARED
+    short |= request.max_seconds is not None and request.max_seconds < LEAST_SECONDS_SHARED
+    return 1 if short or "balance" in said else ranks_here(str(train.get("device", "auto")))
 
 
 def config_on_every_rank(request: Request) -> FinetuneConfig:
@@ -112,7 +134,7 @@ def config_on_every_rank(request: Request) -> FinetuneConfig:
     found: FinetuneConfig | LaMMError | None = None
     if world.is_main:
         try:
-            found = config_for(request)
+            found = config_for(replace(request, ranks=world.size))
         except LaMMError as error:
             found = error
     found = world.gather(found)[0]

@@ -99,6 +99,11 @@ def batch_size_with_further(size: int, own: int, further: int) -> int:
     return round(size * (own + further) / own)
 
 
+def batch_size_per_rank(size: int, ranks: int) -> int:
+    """Each rank's structures of a mini-batch of `size`, which is the whole run's."""
+    return max((2 * size + ranks) // (2 * ranks), 1)
+
+
 def learning_rate(
     channels: int, conservative: bool, from_scratch: bool, share: float = 1.0
 ) -> float:

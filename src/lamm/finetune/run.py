@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -21,7 +22,8 @@ from lamm.models.potential import Potential, build
 from lamm.schema import parse
 from lamm.train.checkpoint import TrainState, load
 from lamm.train.distributed import join, leave
-from lamm.train.run import CONFIG, restarted_here, run_training
+from lamm.train.local_ranks import ranks_here
+from lamm.train.run import CONFIG, ENVIRONMENT, restarted_here, run_training
 from lamm.train.start import check_architecture, set_normalisation, set_one
 
 logger = logging.getLogger(__name__)
@@ -172,6 +174,15 @@ def resumed_config(to: Path) -> FinetuneConfig:
     if not path.is_file():
         raise ConfigError(f"{to}: no run to resume. Start without --resume.")
     return parse(FinetuneConfig, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+
+
+def ranks_of_run(config: FinetuneConfig) -> int:
+    """How many ranks to start on this machine for a run that goes on: as it had, if it can."""
+    try:
+        had = json.loads((config.to / ENVIRONMENT).read_text(encoding="utf-8"))["ranks"]
+    except (OSError, ValueError, KeyError):
+        return 1
+    return min(int(had), ranks_here(config.train.device))
 
 
 def finetune(config: FinetuneConfig, *, resume: bool = False, quiet: bool = False) -> TrainState:

@@ -1,0 +1,137 @@
+"""Further ranks of a command on this machine: how many, and how they begin and end."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.io import write
+
+from lamm.finetune import Request
+from lamm.finetune.request import ranks_by_rule
+from lamm.finetune.rules import batch_size_per_rank
+from lamm.train import local_ranks
+from lamm.train.local_ranks import processors, ranks_here
+from small import SMALL_MODELS, small_structure
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("max 100000\n", 2), ("150000 100000\n", 1), ("50000 100000", 1), ("400000 100000", 2)],
+)
+def test_a_containers_quota_counts(text: str, expected: int, tmp_path: Path):
+    (tmp_path / "cpu.max").write_text(text)
+    assert torch.get_num_threads() == 2
+    assert processors(tmp_path / "cpu.max") == expected
+    assert processors(tmp_path / "none") == 2
+
+
+def test_a_launcher_or_a_gpu_leaves_nothing_to_start(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(local_ranks, "processors", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ranks_here("auto") == ranks_here("cpu") == local_ranks.MOST
+    assert ranks_here("cuda") == 1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (ranks_here("auto"), ranks_here("cpu")) == (1, local_ranks.MOST)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert ranks_here("cpu") == 1
+
+
+def test_short_runs_and_those_with_batches_of_their_own_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lamm.finetune.request.ranks_here", lambda device: 3)
+
+    def ranks(*words: str, seconds: float | None = None) -> int:
+        data, to = tmp_path / "my.xyz", tmp_path / "run"
+        return ranks_by_rule(Request(data=data, to=to, words=words, max_seconds=seconds))
+
+    assert ranks() == ranks("train.steps=200") == ranks(seconds=60.0) == 3
+    assert ranks("train.steps=20") == ranks(seconds=20.0) == ranks("balance.batch_size=4") == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks", "each"), [(6, 1, 6), (6, 2, 3), (5, 2, 3), (4, 3, 1), (1, 4, 1), (32, 4, 8)]
+)
+def test_a_mini_batch_is_shared_out(size: int, ranks: int, each: int):
+    assert batch_size_per_rank(size, ranks) == each
+
+
+def python(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_two_ranks_train_as_one_command(tmp_path: Path):
+    rng = np.random.default_rng(11)
+    atoms = [small_structure(rng, f"mine/{number}").to_atoms() for number in range(30)]
+    write(tmp_path / "my.extxyz", atoms, format="extxyz")
+    model = json.dumps(SMALL_MODELS["painn"])
+    done = python(
+        *("-m", "lamm", "finetune", "--from-scratch", "lamm-xs", "--data", tmp_path / "my.extxyz"),
+        *("--to", tmp_path / "run", "--ranks", 2, "--json", f"model={model}"),
+        *("train.steps=4", "train.workers=0", "optim.warmup_steps=1"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["steps"] == 4
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (environment["ranks"], environment["cpu_settings"]["threads"]) == (2, 1)
+    again = python("-m", "lamm", "finetune", "--resume", "--to", tmp_path / "run", "--json")
+    assert again.returncode == 0, again.stderr[-3000:]
+
+
+def test_a_wrong_request_is_said_once(tmp_path: Path):
+    words = ("--from-scratch", "lamm-xs", "--data", tmp_path / "no.xyz", "--to", tmp_path / "run")
+    done = python("-m", "lamm", "finetune", *words, "--ranks", 2, "--json")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("no such file or store") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_are_not_started_by_a_rank_of_a_launcher(monkeypatch: pytest.MonkeyPatch):
+    place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(local_ranks.ConfigError, match="Leave --ranks out"),
+        local_ranks.local_ranks(2, ["models"]),
+    ):
+        pass
+
+
+def test_the_environment_is_as_before_when_the_ranks_have_ended():
+    before, threads = dict(os.environ), torch.get_num_threads()
+    with local_ranks.local_ranks(2, ["--version"]):
+        assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("0", "2")
+        assert torch.get_num_threads() == 1
+    assert dict(os.environ) == before
+    assert torch.get_num_threads() == threads
+
+
+WAITS = """
+import time
+from lamm.train import local_ranks
+local_ranks.GRACE = 0.5
+with local_ranks.local_ranks(2, ["no-such-verb"]):
+    time.sleep(120)
+"""
+
+
+def test_a_rank_that_dies_alone_ends_the_command_with_its_last_words():
+    done = python("-c", WAITS)
+    assert done.returncode == 1
+    assert "rank 1 ended with status 2; the others can't go on without it." in done.stderr
+    assert "No such command" in done.stderr
