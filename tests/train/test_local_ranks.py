@@ -82,12 +82,13 @@ def test_two_ranks_train_as_one_command(tmp_path: Path):
     done = python(
         *("-m", "lamm", "finetune", "--from-scratch", "lamm-xs", "--data", tmp_path / "my.extxyz"),
         *("--to", tmp_path / "run", "--ranks", 2, "--json", f"model={model}"),
-        *("train.steps=4", "train.workers=0", "optim.warmup_steps=1"),
+        *("train.steps=4", "optim.warmup_steps=1"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["steps"] == 4
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert (environment["ranks"], environment["cpu_settings"]["threads"]) == (2, 1)
+    assert "workers: 0" in (tmp_path / "run" / "config.yaml").read_text()
     again = python("-m", "lamm", "finetune", "--resume", "--to", tmp_path / "run", "--json")
     assert again.returncode == 0, again.stderr[-3000:]
 

@@ -31,7 +31,7 @@ from lamm.finetune.run import resumed_config
 from lamm.models.presets import ModelConfig, resolve_model
 from lamm.schema import parse
 from lamm.train.checkpoint import load, weights_file
-from lamm.train.distributed import join, leave
+from lamm.train.distributed import World, join, leave
 from lamm.train.local_ranks import ranks_here
 from lamm.train.run import CONFIG, restarted_here
 
@@ -134,7 +134,7 @@ def config_on_every_rank(request: Request) -> FinetuneConfig:
     found: FinetuneConfig | LaMMError | None = None
     if world.is_main:
         try:
-            found = config_for(replace(request, ranks=world.size))
+            found = config_for(_shared_by(request, world))
         except LaMMError as error:
             found = error
     found = world.gather(found)[0]
@@ -143,6 +143,13 @@ def config_on_every_rank(request: Request) -> FinetuneConfig:
         leave(world)
         raise found
     return found
+
+
+def _shared_by(request: Request, world: World) -> Request:
+    """The request of several ranks; those that share a CPU read their structures themselves."""
+    busy = world.size > 1 and world.device.type == "cpu"
+    words = ["train.workers=0", *request.words] if busy else request.words  # the user's count
+    return replace(request, ranks=world.size, words=words)
 
 
 def _with_further(
