@@ -88,9 +88,10 @@ def timing(to: Path, energies: dict[int, float], limit: float) -> Timing:
         text=True,
     )
     assert process.stdout is not None
-    started = None
+    started, said = None, []
     try:
         for line in process.stdout:
+            said.append(line)
             now = time.monotonic() - begin
             if "Initial" in line:
                 started = now
@@ -99,9 +100,12 @@ def timing(to: Path, energies: dict[int, float], limit: float) -> Timing:
             if now > limit:
                 break
     finally:
+        now = time.monotonic() - begin
         process.kill()
         process.wait()
-    raise SystemExit(f"mace: no epoch is done after {limit:.0f} s.")
+    raise SystemExit(
+        f"mace: no epoch is done after {now:.0f} s. It said last:\n{''.join(said[-5:])}"
+    )
 
 
 def main() -> None:

@@ -5,7 +5,9 @@ usage: python benchmarks/rivals.py --rivals PYTHON [--seconds S] [--shared DIR] 
 Each arm has the time from the start of its command to its last test error: `lamm finetune` from
 the shipped model (``pretrained``) and from scratch (``scratch``), SchNetPack's PaiNN and MACE,
 trained by ``rival_schnetpack.py`` and ``rival_mace.py`` under the interpreter PYTHON, where they
-are installed. Sets: the shipped ``downstream_sevennet``, which the shipped model has not seen, and
+are installed; SchNetPack 2.0.4 pins a torchmetrics that MACE 0.3.16 doesn't work with, so each is
+best given an environment of its own. On several threads `lamm finetune` starts ranks, as it does
+for its users. Sets: the shipped ``downstream_sevennet``, which the shipped model has not seen, and
 with ``--shared`` four of the files that ``configs/shared_mini.sh`` reads. Results are added to
 ``benchmarks/results/rivals.json`` arm by arm, so that it can be run in parts.
 """

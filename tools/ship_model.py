@@ -1,6 +1,6 @@
 """Put a pre-trained model into the package: averaged weights of its best step, configuration, card.
 
-python tools/ship_model.py runs/lamm-xs lamm-xs
+python tools/ship_model.py runs/lamm-xs-further lamm-xs
 """
 
 from __future__ import annotations
@@ -25,6 +25,14 @@ COLUMNS = {
     "forces_mae_mev_per_ang": "forces MAE (meV/Å)",
     "denoising_mae_fair_ang": "noise MAE (Å)",
 }
+
+
+def stages(run: Path) -> list[dict[str, float]]:
+    """Steps and seconds of a run, after those of the run that it went on from."""
+    config = parse(RunConfig, load_yaml(run / "config.yaml"), str(run))
+    last = [line for line in read_metrics(run) if line["kind"] == "validation"][-1]
+    before = [] if config.base is None else stages(config.base)
+    return [*before, {"steps": last["step"], "seconds": last["seconds"]}]
 
 
 def model_card(run: Path, name: str) -> dict[str, Any]:
@@ -53,9 +61,8 @@ def model_card(run: Path, name: str) -> dict[str, Any]:
         "name": name,
         "lamm_version": __version__,
         "model": {**model.describe(), "parameters": model.num_parameters},
-        "steps": lines[-1]["step"],
+        "stages": stages(run),
         "best_step": best["step"],
-        "seconds": lines[-1]["seconds"],
         "threads": environment.get("settings", {}).get("threads"),
         "data": data,
         "errors": best["subsets"],
@@ -67,14 +74,18 @@ def card_text(card: dict[str, Any]) -> str:
     """The card as Markdown."""
     encoder = card["model"]["config"]["encoder"]
     elements = {element for one in card["data"] for element in one["elements"]}
+    lengths = [
+        f"{stage['steps']:,} steps ({stage['seconds'] / 60:.0f} minutes on CPU)"
+        for stage in card["stages"]
+    ]
     text = [
         f"# Model card: {card['name']}",
         "",
         f"{encoder['name']}, {encoder['num_layers']} layers, {encoder['channels']} channels, "
         f"{card['model']['parameters']:,} parameters, cutoff {encoder['cutoff']:g} Å, forces: "
-        f"{card['model']['config']['forces']}. Pre-trained in {card['steps']:,} steps "
-        f"({card['seconds'] / 60:.0f} minutes on CPU) on the subsets below, which the package "
-        "ships; `config.yaml` beside this card is the whole configuration.",
+        f"{card['model']['config']['forces']}. Pre-trained in {' and then '.join(lengths)} on the "
+        "subsets below, which the package ships; `config.yaml` beside this card is the whole "
+        "configuration of the last part.",
         "",
         "## Data and validation errors",
         "",

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -74,23 +76,47 @@ def python(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_ranks_train_as_one_command(tmp_path: Path):
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """A training from scratch on 30 structures by two ranks."""
     rng = np.random.default_rng(11)
     atoms = [small_structure(rng, f"mine/{number}").to_atoms() for number in range(30)]
     write(tmp_path / "my.extxyz", atoms, format="extxyz")
-    model = json.dumps(SMALL_MODELS["painn"])
-    done = python(
-        *("-m", "lamm", "finetune", "--from-scratch", "lamm-xs", "--data", tmp_path / "my.extxyz"),
-        *("--to", tmp_path / "run", "--ranks", 2, "--json", f"model={model}"),
-        *("train.steps=4", "optim.warmup_steps=1"),
-    )
+    data, model = tmp_path / "my.extxyz", json.dumps(SMALL_MODELS["painn"])
+    start = ["finetune", "--from-scratch", "lamm-xs", "--data", str(data)]
+    return [*start, "--to", str(tmp_path / "run"), "--ranks", "2", "--json", f"model={model}"]
+
+
+def test_two_ranks_train_as_one_command(words: list[str], tmp_path: Path):
+    done = python("-m", "lamm", *words, "train.steps=4", "optim.warmup_steps=1")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["steps"] == 4
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert (environment["ranks"], environment["cpu_settings"]["threads"]) == (2, 1)
     assert "workers: 0" in (tmp_path / "run" / "config.yaml").read_text()
-    again = python("-m", "lamm", "finetune", "--resume", "--to", tmp_path / "run", "--json")
+
+
+def test_ctrl_c_ends_both_ranks_with_a_checkpoint_and_the_run_goes_on(
+    words: list[str], tmp_path: Path
+):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "lamm", *words, "train.steps=3000", "train.log_every=1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        metrics, until = run / "metrics.jsonl", time.monotonic() + 120
+        while time.monotonic() < until:
+            if metrics.is_file() and len(metrics.read_bytes().splitlines()) > 8:
+                break
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of the command's
+        said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130, said[-3000:]
+    assert "Traceback" not in said
+    assert 0 < json.loads((run / "last" / "state.json").read_text())["step"] < 3000
+    config = (run / "config.yaml").read_text().replace("steps: 3000", "steps: 90")
+    (run / "config.yaml").write_text(config)
+    again = python("-m", "lamm", "finetune", "--resume", "--to", run, "--json")
     assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads((run / "last" / "state.json").read_text())["ranks"] == 2
 
 
 def test_a_wrong_request_is_said_once(tmp_path: Path):

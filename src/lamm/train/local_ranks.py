@@ -174,7 +174,7 @@ def _give_up(
 
 def _end_all(started: Sequence[subprocess.Popen[bytes]], *, failing: bool) -> None:
     """Wait for the other ranks, which end with this one; those that don't are ended."""
-    until = time.monotonic() + (5.0 if failing else 60.0)
+    until = time.monotonic() + (3.0 if failing else 60.0)
     for process in started:
         try:
             process.wait(max(until - time.monotonic(), 0.0))
