@@ -38,6 +38,12 @@ def _two_threads() -> None:
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def _one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in the test's process start no others: it would end as a rank does."""
+    monkeypatch.setattr("lamm.train.local_ranks.MOST", 1)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20250608)

@@ -34,11 +34,12 @@ def test_a_containers_quota_counts(text: str, expected: int, tmp_path: Path):
 
 def test_a_launcher_or_a_gpu_leaves_nothing_to_start(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(local_ranks, "processors", lambda: 8)
+    monkeypatch.setattr(local_ranks, "MOST", 4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert ranks_here("auto") == ranks_here("cpu") == local_ranks.MOST
+    assert ranks_here("auto") == ranks_here("cpu") == 4
     assert ranks_here("cuda") == 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert (ranks_here("auto"), ranks_here("cpu")) == (1, local_ranks.MOST)
+    assert (ranks_here("auto"), ranks_here("cpu")) == (1, 4)
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
