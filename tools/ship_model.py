@@ -31,7 +31,7 @@ def stages(run: Path) -> list[dict[str, float]]:
     """Steps and seconds of a run, after those of the run that it went on from."""
     config = parse(RunConfig, load_yaml(run / "config.yaml"), str(run))
     last = [line for line in read_metrics(run) if line["kind"] == "validation"][-1]
-    before = [] if config.base is None else stages(config.base)
+    before = [] if config.start_from is None else stages(config.start_from)
     return [*before, {"steps": last["step"], "seconds": last["seconds"]}]
 
 

@@ -58,11 +58,11 @@ class TrainingConfig(Frozen):
 class RunConfig(TrainingConfig):
     """A pre-training run."""
 
-    base: Path | None = None
+    start_from: Path | None = None
     """Checkpoint to go on from: its encoder, and its outputs of subsets of the same names, stay as
     they are before the first step; ``null`` starts anew."""
     model: ModelConfig
-    """The architecture, which a `base` must have, too."""
+    """The architecture, which the checkpoint must have, too."""
 
 
 class FinetuneConfig(TrainingConfig):

@@ -32,7 +32,7 @@ def further(home: Path, **changes: object):
     subsets = {name: {"store": str(home / name)} for name in ("both", "none", "new")}
     settings = {
         "to": home / "further",
-        "base": home / "run",
+        "start_from": home / "run",
         "data": {"subsets": subsets, "val_fraction": 0.2},
     }
     return small_config(home, **(settings | changes))
@@ -66,7 +66,7 @@ def test_elements_that_only_the_new_data_has_are_added_to_the_references(home: P
     column, energies = base.column("both"), base.reference_energies.clone()
     base.known_elements[column, 8] = False
     save_potential(base, home / "less.safetensors")
-    config = further(home, base=home / "less.safetensors")
+    config = further(home, start_from=home / "less.safetensors")
     joint = JointDataset(config.data, config.seed)
     model = pretraining_model(config, joint)
     added = next(one for one in joint.subsets if one.name == "both").normalisation()

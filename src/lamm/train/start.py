@@ -64,19 +64,19 @@ def check_architecture(base: Potential, wanted: ModelConfig) -> None:
 def pretraining_model(config: RunConfig, joint: JointDataset) -> Potential:
     """The potential that a pre-training starts from, with the data's references (Sec. 3.2).
 
-    Where the configuration names a base, its encoder is taken over, and the outputs of subsets that
-    it knows by name, with their references and scales; elements that only the new data has are
-    added to those. Outputs of other subsets start at their references.
+    Where the configuration names a checkpoint, its encoder is taken over, and the outputs of
+    subsets that it knows by name, with their references and scales; elements that only the new data
+    has are added to those. Outputs of other subsets start at their references.
 
     Raises:
         CheckpointError: the base can't be read, or is of another architecture.
     """
     fitted = [subset.normalisation() for subset in joint.subsets]
-    if config.base is None:
+    if config.start_from is None:
         model = build(config.model, joint.names, seed=config.seed).start_at_references()
         set_normalisation(model, fitted)
         return model
-    base = load(config.base)
+    base = load(config.start_from)
     check_architecture(base, config.model)
     known = [name for name in joint.names if name in base.subsets]
     model = base.with_subsets(joint.names, heads={name: name for name in known}, seed=config.seed)
@@ -89,7 +89,7 @@ def pretraining_model(config: RunConfig, joint: JointDataset) -> Potential:
             _add_elements(model, column, fitted[column])
     logger.info(
         "goes on from %s: %d of its outputs, %d new%s",
-        config.base,
+        config.start_from,
         len(known),
         len(new),
         f" ({', '.join(new)})" if new else "",
