@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ase.io import write
 from lamm.finetune import Request
 from lamm.finetune.request import ranks_by_rule
 from lamm.finetune.rules import batch_size_per_rank
+from lamm.finetune.run import ranks_of_run
 from lamm.train import local_ranks
 from lamm.train.local_ranks import processors, ranks_here
 from small import SMALL_MODELS, small_structure
@@ -64,6 +66,17 @@ def test_short_runs_and_those_with_batches_of_their_own_have_one(
 )
 def test_a_mini_batch_is_shared_out(size: int, ranks: int, each: int):
     assert batch_size_per_rank(size, ranks) == each
+
+
+@pytest.mark.parametrize(("had", "here", "expected"), [(2, 4, 2), (8, 4, 4), (1, 4, 1), (2, 1, 1)])
+def test_a_run_goes_on_with_the_ranks_that_it_had_if_it_can(
+    had: int, here: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lamm.finetune.run.ranks_here", lambda device: here)
+    config = SimpleNamespace(to=tmp_path, train=SimpleNamespace(device="auto"))
+    assert ranks_of_run(config) == 1  # nothing says how many it had
+    (tmp_path / "environment.json").write_text(json.dumps({"ranks": had}))
+    assert ranks_of_run(config) == expected
 
 
 def python(*words: object) -> subprocess.CompletedProcess[str]:
@@ -115,9 +128,9 @@ def test_ctrl_c_ends_both_ranks_with_a_checkpoint_and_the_run_goes_on(
     assert 0 < json.loads((run / "last" / "state.json").read_text())["step"] < 3000
     config = (run / "config.yaml").read_text().replace("steps: 3000", "steps: 90")
     (run / "config.yaml").write_text(config)
-    again = python("-m", "lamm", "finetune", "--resume", "--to", run, "--json")
+    again = python("-m", "lamm", "finetune", "--resume", "--to", run, "--json", "--ranks", 2)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert json.loads((run / "last" / "state.json").read_text())["ranks"] == 2
+    assert json.loads(again.stdout)["steps"] >= 90
 
 
 def test_a_wrong_request_is_said_once(tmp_path: Path):
