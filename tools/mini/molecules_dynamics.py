@@ -7,6 +7,8 @@ minimum and moves by GFN2-xTB's own forces (velocity Verlet, 0.5 fs) from veloci
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from ase import Atoms, units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
@@ -57,7 +59,7 @@ class Gfn2:
 
 
 def frames(
-    name: str, atoms: Atoms, charge: int, rng: np.random.Generator, count: int = FRAMES
+    name: str, atoms: Atoms, charge: int, rng: np.random.Generator, count: int
 ) -> list[Atoms | None]:
     """Labelled frames of a short run, `count` of them; those before a failure are kept."""
     moving, method = atoms.copy(), Gfn2(atoms, charge)
@@ -81,6 +83,44 @@ def frames(
     return kept
 
 
+def write_frames(
+    folder: Path, jobs: list[Job], seed: int, count: int, moving: str, script: str
+) -> None:
+    """Write the chunks and the card of a subset of molecules in motion.
+
+    Args:
+        folder: of the subset, whose name is its.
+        jobs: SMILES as ids, without coordinates yet.
+        seed: of conformers and velocities.
+        count: frames of each molecule.
+        moving: what moves, for the card.
+        script: what makes the subset.
+    """
+
+    def label(smiles: str, _: Atoms) -> list[Atoms | None]:
+        molecule = suitable(smiles)
+        atoms = None if molecule is None else conformer(molecule, seed)
+        if atoms is None:
+            return []
+        charge = Chem.GetFormalCharge(molecule)
+        return frames(smiles, atoms, charge, stream(smiles, seed), count)
+
+    card = {
+        **CARDS["molecules_gfn2"],
+        "domain": "Molecule",
+        "periodic": False,
+        "labels": ["energy", "forces"],
+        "remarks": (
+            f"Frames of short runs of molecular dynamics{moving} by the semi-empirical "
+            "tight-binding method GFN2-xTB; this is not DFT."
+        ),
+        "licence": "CC0-1.0 (the NCI list is in the public domain; RDKit, BSD-3-Clause, ships it)",
+        "source": [script, "RDKit Data/NCI/first_5K.smi"],
+    }
+    write_card(folder, card, ["rdkit", "ase", "tblite"])
+    run_chunks(folder, jobs, label, chunk=20)
+
+
 def main() -> None:
     """Write the chunks and the card."""
     options = parser(__doc__).parse_args()
@@ -90,29 +130,8 @@ def main() -> None:
         molecule = suitable(smiles)
         if molecule is not None and molecule.GetNumAtoms() <= MAX_ATOMS:
             jobs.append((smiles, atoms))
-
-    def label(smiles: str, _: Atoms) -> list[Atoms | None]:
-        molecule = suitable(smiles)
-        atoms = None if molecule is None else conformer(molecule, options.seed)
-        if atoms is None:
-            return []
-        charge = Chem.GetFormalCharge(molecule)
-        return frames(smiles, atoms, charge, stream(smiles, options.seed))
-
-    card = {
-        **CARDS["molecules_gfn2"],
-        "domain": "Molecule",
-        "periodic": False,
-        "labels": ["energy", "forces"],
-        "remarks": (
-            "Frames of short runs of molecular dynamics by the semi-empirical tight-binding "
-            "method GFN2-xTB; this is not DFT."
-        ),
-        "licence": "CC0-1.0 (the NCI list is in the public domain; RDKit, BSD-3-Clause, ships it)",
-        "source": ["tools/mini/molecules_dynamics.py", "RDKit Data/NCI/first_5K.smi"],
-    }
-    write_card(options.to / NAME, card, ["rdkit", "ase", "tblite"])
-    run_chunks(options.to / NAME, jobs[:MOLECULES], label, chunk=20)
+    script = "tools/mini/molecules_dynamics.py"
+    write_frames(options.to / NAME, jobs[:MOLECULES], options.seed, FRAMES, "", script)
 
 
 if __name__ == "__main__":

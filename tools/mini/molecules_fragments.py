@@ -12,10 +12,9 @@ from ase import Atoms
 from rdkit import Chem, RDLogger
 from rdkit.Chem import BRICS
 
-from common import Job, parser, run_chunks, write_card
-from molecules_dynamics import frames
-from molecules_nci import CARDS, conformer, jobs_of, suitable
-from periodic import stream
+from common import Job, parser
+from molecules_dynamics import write_frames
+from molecules_nci import jobs_of
 
 NAME = "molecules_fragments_gfn2"
 HEAVY_ATOMS = range(3, 10)
@@ -51,29 +50,9 @@ def main() -> None:
     """Write the chunks and the card."""
     options = parser(__doc__).parse_args()
     RDLogger.DisableLog("rdApp.*")
-
-    def label(smiles: str, _: Atoms) -> list[Atoms | None]:
-        molecule = suitable(smiles)
-        atoms = None if molecule is None else conformer(molecule, options.seed)
-        if atoms is None:
-            return []
-        charge = Chem.GetFormalCharge(molecule)
-        return frames(smiles, atoms, charge, stream(smiles, options.seed), FRAMES)
-
-    card = {
-        **CARDS["molecules_gfn2"],
-        "domain": "Molecule",
-        "periodic": False,
-        "labels": ["energy", "forces"],
-        "remarks": (
-            "Frames of short runs of molecular dynamics of small molecules by the semi-empirical "
-            "tight-binding method GFN2-xTB; this is not DFT."
-        ),
-        "licence": "CC0-1.0 (the NCI list is in the public domain; RDKit, BSD-3-Clause, ships it)",
-        "source": ["tools/mini/molecules_fragments.py", "RDKit Data/NCI/first_5K.smi"],
-    }
-    write_card(options.to / NAME, card, ["rdkit", "ase", "tblite"])
-    run_chunks(options.to / NAME, molecules(options.seed)[:MOLECULES], label, chunk=20)
+    jobs = molecules(options.seed)[:MOLECULES]
+    script = "tools/mini/molecules_fragments.py"
+    write_frames(options.to / NAME, jobs, options.seed, FRAMES, " of small molecules", script)
 
 
 if __name__ == "__main__":
