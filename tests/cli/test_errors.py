@@ -131,6 +131,7 @@ def test_a_truncated_shard_stops_the_run_by_name(lamm, config: Path):
 def test_a_checkpoint_of_another_architecture(lamm, config: Path, tmp_path: Path):
     pretrain(small_config(tmp_path, train={"steps": 3, "workers": 0}), quiet=True)
     settings = yaml.safe_load(config.read_text())
+    del settings["start_from"]
     settings |= {"base": str(tmp_path / "run"), "to": str(tmp_path / "tuned")}
     settings["model"]["encoder"]["channels"] = 24
     other = tmp_path / "finetune.yaml"

@@ -63,7 +63,7 @@ def test_subsets_that_do_not_judge_leave_the_loss_to_the_others(tmp_path):
 
 def test_neither_replayed_nor_unlabelled_structures_judge_a_fine_tuning(tmp_path):
     config = small_config(tmp_path)
-    mapping = {**config.model_dump(mode="json"), "base": None}
+    mapping = {**config.model_dump(mode="json", exclude={"start_from"}), "base": None}
     mapping["data"]["subsets"]["none"]["denoising"] = {"std": 0.1}
     tuning = FinetuneConfig.model_validate({**mapping, "replay": ["energies"]})
     assert tuning.recipe().unjudged == ("energies", "none")
