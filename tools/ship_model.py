@@ -63,7 +63,7 @@ def model_card(run: Path, name: str) -> dict[str, Any]:
         "model": {**model.describe(), "parameters": model.num_parameters},
         "stages": stages(run),
         "best_step": best["step"],
-        "threads": environment.get("settings", {}).get("threads"),
+        "threads": environment["cpu_settings"]["threads"],
         "data": data,
         "errors": best["subsets"],
         "licence": "CC0-1.0, as the data that it learnt from",
@@ -132,7 +132,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copyfile(weights_file(options.run), folder / "model.safetensors")
-    config = load_yaml(options.run / "config.yaml") | {"to": f"runs/{options.name}"}
+    config = load_yaml(options.run / "config.yaml") | {"to": f"runs/{options.run.name}"}
     parsed = parse(RunConfig, config, "config.yaml")
     write_text(folder / "config.yaml", to_yaml(parsed))
     write_json(folder / "card.json", card)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from lamm.cli.common import JsonFlag
 from lamm.cli.pretrain import Overrides, ResumeFlag
 from lamm.cli.training import finish
 from lamm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lamm.config import FinetuneConfig
 
 
 def finetune(
@@ -110,23 +114,22 @@ def finetune(
         "--accept-data": accept_data or None,
     }
     given = [name for name, value in options.items() if value is not None]
+    prepare: Callable[[], FinetuneConfig]
     if config is not None:
         if given:
             raise ConfigError(
                 "both a configuration and options such as --from/--data are given. Leave one out; "
                 "single entries of a configuration are changed by KEY=VALUE."
             )
-        settings = read_finetune_config(config, [*words, *([f"to={to}"] if to else [])])
-        with local_ranks(ranks or 1, sys.argv[1:]):
-            finish(lambda: run(settings, resume=resume, quiet=as_json), settings.to, as_json)
+        given_settings = read_finetune_config(config, [*words, *([f"to={to}"] if to else [])])
+        count, prepare = ranks or 1, lambda: given_settings
     elif resume and to is not None:
         if given or words:
             raise ConfigError(
                 f"a run that goes on keeps its settings; leave out {' '.join([*given, *words])}."
             )
-        settings = resumed_config(to)
-        with local_ranks(ranks or ranks_of_run(settings), sys.argv[1:]):
-            finish(lambda: run(settings, resume=True, quiet=as_json), to, as_json)
+        given_settings = resumed_config(to)
+        count, prepare = ranks or ranks_of_run(given_settings), lambda: given_settings
     else:
         if (base is None and preset is None) or data is None or to is None:
             raise ConfigError(
@@ -152,6 +155,7 @@ def finetune(
             words=words,
             begun=begun,
         )
-        with local_ranks(ranks or ranks_by_rule(request), sys.argv[1:]):
-            settings = config_on_every_rank(request)
-            finish(lambda: run(settings, resume=resume, quiet=as_json), to, as_json)
+        count, prepare = ranks or ranks_by_rule(request), lambda: config_on_every_rank(request)
+    with local_ranks(count, sys.argv[1:]):
+        settings = prepare()
+        finish(lambda: run(settings, resume=resume, quiet=as_json), settings.to, as_json)
