@@ -90,7 +90,8 @@ class FinetuneConfig(TrainingConfig):
         """What the training loop is told beside model and data.
 
         Neither replayed nor unlabelled structures decide which step is the best, as long as there
-        are others.
+        are others. A fine-tuning has small mini-batches whose composition counts, so that it gets
+        no advice to make them more even.
         """
         others = [
             name
@@ -98,7 +99,7 @@ class FinetuneConfig(TrainingConfig):
             if name in self.replay or subset.denoising is not None
         ]
         unjudged = tuple(others) if len(others) < len(self.data.subsets) else ()
-        return replace(super().recipe(), unjudged=unjudged)
+        return replace(super().recipe(), unjudged=unjudged, advises_on_planner=False)
 
     @model_validator(mode="after")
     def _something_to_start_from(self) -> Self:

@@ -105,6 +105,7 @@ def test_two_ranks_train_as_one_command(words: list[str], tmp_path: Path):
     done = python("-m", "lamm", *words, "train.steps=4", "optim.warmup_steps=1")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["steps"] == 4
+    assert "planner" not in done.stderr  # of mini-batches that the rules chose
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert (environment["ranks"], environment["cpu_settings"]["threads"]) == (2, 1)
     assert "workers: 0" in (tmp_path / "run" / "config.yaml").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -33,8 +32,6 @@ from lamm.graph.neighbors import GraphConfig
 from lamm.loss import LabelCounts
 from lamm.train.distributed import World
 from lamm.typing import JSONDict
-
-logger = logging.getLogger(__name__)
 
 _TOLD_BY = 10_000
 """Structures whose ids and costs stand for all in `Schedule.basis`."""
@@ -95,9 +92,11 @@ class Schedule:
         self.mini_batch_size = mini_batch_size or world.size * balance.structures_per_rank
         self._latest = (0, self._make_windows(0))
         self.steps_per_epoch = self._latest[1].num_steps
-        advice = planner_advice(balance.planner, world.size, self.mini_batch_size, self.index)
-        if advice is not None and world.is_main:
-            logger.warning(advice)
+
+    def advice(self) -> str | None:
+        """What should be said of the planner before the run starts, if anything."""
+        planner = self.balance.planner
+        return planner_advice(planner, self.world.size, self.mini_batch_size, self.index)
 
     def basis(self) -> JSONDict:
         """What the mini-batches depend on beside their size and the ranks, for a run's state.

@@ -72,6 +72,9 @@ def train(
         recipe.seed,
         mini_batch_size=session.mini_batch_size(),
     )
+    advice = schedule.advice() if recipe.advises_on_planner and world.is_main else None
+    if advice is not None:
+        logger.warning(advice)
     session.check_plan(schedule.basis(), schedule.steps_per_epoch)
     pace = Pace(config, schedule.steps_per_epoch, state.step, state.seconds)
     step = Step(model, session.optimizer, session.averaged, recipe, world)

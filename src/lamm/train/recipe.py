@@ -83,3 +83,5 @@ class Recipe:
     seed: int
     unjudged: tuple[str, ...] = ()
     """Subsets that don't decide which step is the best."""
+    advises_on_planner: bool = True
+    """Whether the log says so where another planner would make more even mini-batches."""
