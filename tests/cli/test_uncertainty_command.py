@@ -99,6 +99,7 @@ def test_wrong_requests_leave_nothing_behind(lamm: Lamm, home: Path) -> None:
         ((few, "--head", "first", "--val-fraction", 0.3), "to calibrate the uncertainty on"),
         ((first, "--head", "third"), "third"),
         ((first, "--head", "first", "--val", first), "the training structures themselves"),
+        ((), "found no config.yaml of its run"),
     ]
     for words, message in requests:
         status, _, err = lamm("uncertainty", model, *words)
@@ -129,3 +130,22 @@ def test_the_run_says_what_was_held_out(lamm: Lamm, home: Path) -> None:
     assert evaluated["energy_uncertainty"]["structures"] == held_out
     status, _, err = lamm("uncertainty", *words, "--val-fraction", 0.5)
     assert (status, "held out a share of 0.3" in err) == (2, True)
+
+
+def test_the_labelled_subsets_of_the_run_are_fitted_where_none_is_named(
+    lamm: Lamm, home: Path
+) -> None:
+    step = home / "run" / "best"
+    step.mkdir(parents=True)
+    (home / "model.safetensors").rename(step / "model.safetensors")
+    noise = small_store(home / "noise", count=20, labels="")
+    subsets = {name: {"store": str(home / name)} for name in ("first", "second")}
+    subsets["noise"] = {"store": str(noise), "denoising": {"std": 0.1}}
+    data = {"val_fraction": 0.3, "subsets": subsets}
+    (home / "run" / "config.yaml").write_text(json.dumps({"data": data}))
+    status, out, err = lamm("uncertainty", home / "run", "--json")
+    assert status == 0, err
+    found = json.loads(out)["heads"]
+    alone = json.loads(lamm("uncertainty", home / "run", home / "second", "--json")[1])["heads"]
+    assert set(found) == {"first", "second"}
+    assert found["second"] == alone["second"]

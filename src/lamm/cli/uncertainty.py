@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 def uncertainty(
     checkpoint: Checkpoint,
     data: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="STORE-or-FILE...",
-            help="What the model was trained on: stores, or a file whose structures name splits.",
+            metavar="[STORE-or-FILE]...",
+            help="What the model was trained on: stores, or a file whose structures name splits; "
+            "the run's own labelled subsets where left out.",
         ),
-    ],
+    ] = None,
     val: Annotated[
         str | None,
         typer.Option("--val", help="Held-out structures, where the first data are all training."),
@@ -58,9 +59,10 @@ def uncertainty(
     from lamm.train.checkpoint import load
 
     common.start_logging(quiet=as_json)
+    _refuse_shipped(checkpoint)
+    data = data or _data_of_run(checkpoint)
     if val is not None and len(data) > 1:
         raise ConfigError("--val goes with one training set. Fit the heads one by one.")
-    _refuse_shipped(checkpoint)
     check_device(device)
     share = _val_fraction(checkpoint, val_fraction)
     pairs = [_sources(one, val, share, most) for one in data]
@@ -144,8 +146,28 @@ def _refuse_shipped(checkpoint: Path) -> None:
             f"{checkpoint}: a model of the package, and the uncertainty would lie beside it in "
             f"{FOLDER}/{name}. Expected a run of your own.\n"
             f"  Fine-tune first: `lamm finetune --from {name} --data FILE --to DIR`, then "
-            "`lamm uncertainty DIR DIR/data`."
+            "`lamm uncertainty DIR`."
         )
+
+
+def _data_of_run(checkpoint: Path) -> list[str]:
+    """Stores of the labelled subsets of the run that a checkpoint belongs to.
+
+    Raises:
+        ConfigError: no configuration is beside it.
+    """
+    from lamm.cli.figures import read_data_config
+    from lamm.train.run import run_config_file
+
+    file = run_config_file(checkpoint)
+    if file is None:
+        raise ConfigError(
+            f"{checkpoint}: found no config.yaml of its run beside it, so what it was trained on "
+            "isn't known.\n  Name its stores, or a file whose structures name splits, after the "
+            "checkpoint."
+        )
+    subsets = read_data_config(file).subsets.values()
+    return [str(subset.store) for subset in subsets if subset.denoising is None]
 
 
 def _val_fraction(checkpoint: Path, given: float | None) -> float:

@@ -167,9 +167,7 @@ class Uncertainty:
         """
         path = Path(path)
         if not path.is_file():
-            raise CheckpointError(
-                f"{path}: no such file. Make one with `lamm uncertainty CKPT STORE`."
-            )
+            raise CheckpointError(f"{path}: no such file. Make one with `lamm uncertainty CKPT`.")
         try:
             with safe_open(path, framework="np") as file:
                 metadata: dict[str, str] = file.metadata() or {}

@@ -97,7 +97,7 @@ def local_ranks(count: int, words: Sequence[str]) -> Iterator[None]:
                     started.append(_start(place, rank, words, stream))
             os.environ.update(place | {"RANK": "0", "LOCAL_RANK": "0"})
             torch.set_num_threads(threads)
-            logger.info("%d ranks on this machine, %d threads each", count, threads)
+            logger.info("%d ranks on this machine; threads of each: %d", count, threads)
             over = _watch(started, said)
             try:
                 yield
