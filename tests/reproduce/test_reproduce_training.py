@@ -286,6 +286,22 @@ def test_a_wrong_finetuning_study_is_refused(finetuning_file: Path, word: str, e
         read_settings("table3", REPRODUCTIONS["table3"].kind, file=finetuning_file, words=[word])
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "word", "expected"),
+    [
+        ("finetuning", "table3", "models.lamm-xs.pretrain.train.steps=1", "of lamm-xs, pretrained"),
+        ("finetuning", "table3", "models.lamm-xs.finetune.train.steps=1", "of lamm-xs, scratch"),
+        ("denoising", "fig7", "training.train.steps=1", "training of baseline"),
+    ],
+)
+def test_settings_that_go_together_in_no_run_are_refused(
+    file: str, name: str, word: str, expected: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    path = request.getfixturevalue(f"{file}_file")
+    with pytest.raises(ConfigError, match=f"{expected}.*warmup_steps is 1, expected fewer"):
+        reproduce(name, tmp_path / "to", file=path, words=[word], quiet=True)
+
+
 def test_seeds_that_never_meet_a_threshold_are_said():
     found = spread([2.0, None, 4.0])
     assert (found["mean"], found["min"], found["max"], found["missing"]) == (3, 2, 4, 1)

@@ -82,29 +82,18 @@ class DemoConfig(Frozen):
 
     def pretraining(self, to: Path) -> RunConfig:
         """The pre-training run."""
-        return RunConfig(
-            to=to, seed=self.seed, data=self.data, model=self.model, **self.pretrain.parts()
-        )
+        run = {"to": to, "seed": self.seed, "data": self.data, "model": self.model}
+        return parse(RunConfig, run | self.pretrain.parts(), "pretrain")
 
     def scratch(self, to: Path) -> RunConfig:
         """Training on the downstream set alone, from random weights."""
-        return RunConfig(
-            to=to,
-            seed=self.seed,
-            data=self.downstream.data,
-            model=self.model,
-            **self.finetune.parts(),
-        )
+        run = {"to": to, "seed": self.seed, "data": self.downstream.data, "model": self.model}
+        return parse(RunConfig, run | self.finetune.parts(), "finetune")
 
     def finetuning(self, to: Path, base: Path) -> FinetuneConfig:
         """The same training, from the pre-trained encoder."""
-        return FinetuneConfig(
-            to=to,
-            seed=self.seed,
-            data=self.downstream.data,
-            base=base,
-            **self.finetune.parts(),
-        )
+        run = {"to": to, "seed": self.seed, "data": self.downstream.data, "base": base}
+        return parse(FinetuneConfig, run | self.finetune.parts(), "finetune")
 
     def denoising_run(
         self, to: Path, name: str, noise: DenoisingConfig, *, centred: bool
@@ -114,9 +103,8 @@ class DemoConfig(Frozen):
             update={"denoising": noise.model_copy(update={"centred": centred})}
         )
         data = self.data.model_copy(update={"subsets": {name: changed}})
-        return RunConfig(
-            to=to, seed=self.seed, data=data, model=self.denoising.model, **self.denoising.parts()
-        )
+        run = {"to": to, "seed": self.seed, "data": data, "model": self.denoising.model}
+        return parse(RunConfig, run | self.denoising.parts(), "denoising")
 
 
 def read_demo_config(

@@ -87,13 +87,14 @@ class DenoisingStudy(Experiment):
         if objective.training:
             mapping = merged(stage.model_dump(mode="json"), objective.training)
             stage = parse(StageConfig, mapping, f"objectives.{name}.training")
-        return RunConfig(
-            to=to,
-            seed=seed,
-            data=self.data_with(objective.denoising),
-            model=self.model,
+        entries = {
+            "to": to,
+            "seed": seed,
+            "data": self.data_with(objective.denoising),
+            "model": self.model,
             **stage.parts(),
-        )
+        }
+        return parse(RunConfig, entries, f"training of {name}")
 
 
 def compare_objectives(study: DenoisingStudy, runner: Runner) -> Outcome:

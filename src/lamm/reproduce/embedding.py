@@ -21,6 +21,7 @@ from lamm.models.potential import ModelConfig, Potential, build
 from lamm.reproduce.outcome import Outcome, Picture, Table
 from lamm.reproduce.runs import Runner, Training
 from lamm.reproduce.settings import DataExperiment, paper_values
+from lamm.schema import parse
 from lamm.train.checkpoint import load
 
 UMAP = "umap"
@@ -42,8 +43,8 @@ class EmbeddingExperiment(DataExperiment):
 
     def pretraining(self, to: Path) -> RunConfig:
         """The pre-training run."""
-        stage = self.pretrain.parts()
-        return RunConfig(to=to, seed=self.seed, data=self.data, model=self.model, **stage)
+        run = {"to": to, "seed": self.seed, "data": self.data, "model": self.model}
+        return parse(RunConfig, run | self.pretrain.parts(), "pretrain")
 
 
 def map_atoms(experiment: EmbeddingExperiment, runner: Runner) -> Outcome:

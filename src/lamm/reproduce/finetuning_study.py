@@ -136,13 +136,14 @@ class FinetuningStudy(Experiment):
         """The pre-training of an arm; its own length, its learning rate falling over it."""
         study, one = self.models[model], self.arms[arm]
         stage = _changed(study.pretrain, one.pretraining, f"arms.{arm}.pretraining")
-        return RunConfig(
-            to=to,
-            seed=self.pretraining_seed(seed),
-            data=self.pretraining_data(one),
-            model=study.model,
+        entries = {
+            "to": to,
+            "seed": self.pretraining_seed(seed),
+            "data": self.pretraining_data(one),
+            "model": study.model,
             **_shortened(stage, one.share).parts(),
-        )
+        }
+        return parse(RunConfig, entries, f"pre-training of {model}, {arm}")
 
     def finetuning_name(self, model: str, arm: str, seed: int) -> str:
         """Folder of an arm's training on the downstream set."""
@@ -153,15 +154,16 @@ class FinetuningStudy(Experiment):
         study, one = self.models[model], self.arms[arm]
         stage = _changed(study.finetune, one.finetune, f"arms.{arm}.finetune")
         base = runs / self.pretraining_name(model, arm, seed) if one.pretrain else one.base
-        return FinetuneConfig(
-            to=to,
-            seed=seed,
-            data=self.downstream.data,
-            base=base,
-            model=None if one.base is not None else study.model,
-            head=one.head,
+        entries = {
+            "to": to,
+            "seed": seed,
+            "data": self.downstream.data,
+            "base": base,
+            "model": None if one.base is not None else study.model,
+            "head": one.head,
             **stage.parts(),
-        )
+        }
+        return parse(FinetuneConfig, entries, f"fine-tuning of {model}, {arm}")
 
     def trainings(self, runs: Path) -> list[Training]:
         """All trainings, seed by seed so that a study that is cut short has whole seeds."""
