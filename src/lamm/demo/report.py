@@ -180,8 +180,8 @@ def _pretraining_section(
     curves = validation_series(read_metrics(folders["pretrain"]))
     page.section(
         "Pre-training",
-        "One model learns all subsets at once by the loss of Eq. (5). The curves are errors on "
-        "each subset's validation structures, by the averaged weights.",
+        "One model learns all subsets at once by the loss of Eq. (5), energies counted per atom. "
+        "The curves are errors on each subset's validation structures, by the averaged weights.",
     )
     _figure(
         page,
