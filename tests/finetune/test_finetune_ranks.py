@@ -143,6 +143,8 @@ def test_two_ranks_prepare_the_data_once_and_train_together(base: Path, data: Pa
     assert json.loads((to / "environment.json").read_text())["ranks"] == 2
     card = json.loads((to / "card.json").read_text())
     assert sum(card["data"][0]["splits"].values()) == 30
+    per_rank = yaml.safe_load((to / "config.yaml").read_text())["balance"]["batch_size"]
+    assert card["training"]["batch_size"] == 2 * per_rank
     assert load(to).subsets == ("my",)
 
 

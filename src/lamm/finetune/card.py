@@ -50,6 +50,7 @@ def write_card(
     joint: JointDataset,
     rankings: Mapping[str, Sequence[HeadFit]],
     num_trained: int,
+    mini_batch_size: int | None,
 ) -> JSONDict:
     """Judge the best weights of a run, and write its card and report.
 
@@ -58,6 +59,7 @@ def write_card(
         joint: its data.
         rankings: of each subset, the base's heads, the best first.
         num_trained: parameters that were trained.
+        mini_batch_size: structures of a step, of all ranks together.
 
     Returns:
         The card.
@@ -94,7 +96,7 @@ def write_card(
             "trained_parameters": num_trained,
             "optim": config.optim.model_dump(mode="json"),
             "loss": config.loss.model_dump(mode="json"),
-            "batch_size": config.balance.batch_size,
+            "batch_size": mini_batch_size,
             "seed": config.seed,
         },
         "heads_ranked": {name: [_ranked(fit) for fit in fits] for name, fits in rankings.items()},

@@ -218,7 +218,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, quiet: bool = Fals
         logger.info("%s of %s parameters are trained", f"{num_trained(model):,}", f"{parameters:,}")
         title = "training from scratch" if base is None else "fine-tuning"
         state = run_training(config, model, joint, world, resume=resume, title=title, quiet=quiet)
-        world.from_main(lambda: write_card(config, joint, rankings, num_trained(model)))
+        trained, size = num_trained(model), state.mini_batch_size
+        world.from_main(lambda: write_card(config, joint, rankings, trained, size))
         return state
     finally:
         leave(world)
