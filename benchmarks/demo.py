@@ -1,9 +1,10 @@
 """Run the demonstration and keep its numbers: the source of the README's table and picture.
 
-usage: python benchmarks/demo.py [--to DIR] [--keep]
+usage: python benchmarks/demo.py [--to DIR] [--keep] [--name NAME]
 
-Writes ``benchmarks/results/demo.json`` (results, versions, device, seed) and
-``docs/images/finetuning.png``, and prints the README's table.
+Writes ``benchmarks/results/NAME.json`` (results, versions, device, seed) and, as ``demo``,
+``docs/images/finetuning.png``, and prints the README's table. The README's second run is
+``OMP_NUM_THREADS=2 python benchmarks/demo.py --name demo_two_threads``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, default=ROOT / "runs" / "demo")
     parser.add_argument("--keep", action="store_true", help="take the demonstration that is there")
+    parser.add_argument("--name", default="demo")
     options = parser.parse_args()
     folder: Path = options.to
     start_logging()
@@ -57,11 +59,12 @@ def main() -> None:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     environment = json.loads((folder / "pretrain" / "environment.json").read_text())
     environment.pop("command")
-    target = ROOT / "benchmarks" / "results" / "demo.json"
+    target = ROOT / "benchmarks" / "results" / f"{options.name}.json"
     write_json(target, {"environment": environment, **results})
-    images = ROOT / "docs" / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "figures" / "finetuning.png", images / "finetuning.png")
+    if options.name == "demo":
+        images = ROOT / "docs" / "images"
+        images.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "figures" / "finetuning.png", images / "finetuning.png")
     print(table(results))
 
 
