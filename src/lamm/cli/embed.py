@@ -18,6 +18,7 @@ from lamm.cli.structures import (
     check_device,
     check_folder,
     counting,
+    own_configuration,
     read_atoms,
     say_table,
 )
@@ -176,7 +177,8 @@ def _sources(
         LaMMError: nothing there, unreadable, or two of one name.
     """
     if not data:
-        return _configured(_run_config(checkpoint), everything)
+        instead = "stores, files of structures or a configuration"
+        return _configured(own_configuration(checkpoint, instead), everything)
     if len(data) == 1 and data[0].endswith((".yaml", ".yml")):
         return _configured(Path(data[0]), everything)
     sources: list[AtomSource] = []
@@ -189,23 +191,6 @@ def _sources(
             )
         sources.append(source)
     return sources, tuple(source.name for source in sources)
-
-
-def _run_config(checkpoint: Path) -> Path:
-    """The configuration of the run that a checkpoint belongs to.
-
-    Raises:
-        ConfigError: there is none beside it.
-    """
-    from lamm.train.run import run_config_file
-
-    file = run_config_file(checkpoint)
-    if file is None:
-        raise ConfigError(
-            f"{checkpoint}: found no config.yaml of its run beside it, so its subsets aren't "
-            "known.\n  Name stores, files of structures or a configuration after the checkpoint."
-        )
-    return file
 
 
 def _configured(path: Path, everything: bool) -> tuple[list[AtomSource], tuple[str, ...]]:

@@ -85,6 +85,27 @@ def check_folder(to: Path, names: Iterable[str], force: bool) -> None:
         raise ConfigError(f"--to {to}: {there[0]} exists. Add --force to replace it.")
 
 
+def own_configuration(checkpoint: Path, instead: str) -> Path:
+    """The configuration of the run that a checkpoint belongs to, for what no data was named.
+
+    Args:
+        checkpoint: any.
+        instead: what may be named after it.
+
+    Raises:
+        ConfigError: there is none beside it.
+    """
+    from lamm.train.run import run_config_file
+
+    file = run_config_file(checkpoint)
+    if file is None:
+        raise ConfigError(
+            f"{checkpoint}: found no config.yaml of its run beside it, so its subsets aren't "
+            f"known.\n  Name {instead} after the checkpoint."
+        )
+    return file
+
+
 def check_device(device: str) -> str:
     """The device, if this machine has it.
 

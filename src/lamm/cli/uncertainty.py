@@ -18,7 +18,14 @@ from lamm.cli.labelled import (
     labelled_source,
     run_val_fraction,
 )
-from lamm.cli.structures import Checkpoint, Device, Head, check_device, counting
+from lamm.cli.structures import (
+    Checkpoint,
+    Device,
+    Head,
+    check_device,
+    counting,
+    own_configuration,
+)
 from lamm.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -157,15 +164,8 @@ def _data_of_run(checkpoint: Path) -> list[str]:
         ConfigError: no configuration is beside it.
     """
     from lamm.cli.figures import read_data_config
-    from lamm.train.run import run_config_file
 
-    file = run_config_file(checkpoint)
-    if file is None:
-        raise ConfigError(
-            f"{checkpoint}: found no config.yaml of its run beside it, so what it was trained on "
-            "isn't known.\n  Name its stores, or a file whose structures name splits, after the "
-            "checkpoint."
-        )
+    file = own_configuration(checkpoint, "its stores, or a file whose structures name splits,")
     subsets = read_data_config(file).subsets.values()
     return [str(subset.store) for subset in subsets if subset.denoising is None]
 
